@@ -1,0 +1,58 @@
+"""Pearson correlation distillation (PKD)."""
+
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..registry import MODELS
+from .base import Criterion
+
+
+def standardise(feature: Tensor, eps: float = 1e-6) -> Tensor:
+    """Zero mean and unit variance for every channel, over images and positions.
+
+    Args:
+        feature (Tensor): ``(N, C, ...)``.
+        eps (float): Added to the variance, so that a constant channel becomes 0 with a
+            finite gradient. Defaults to 1e-6.
+
+    Returns:
+        Tensor: The same shape.
+    """
+    dims = [0, *range(2, feature.ndim)]
+    centred = feature - feature.mean(dims, keepdim=True)
+    return centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
+
+
+def pkd_loss(
+    student: Tensor, teacher: Tensor, *, weight: Tensor | None = None
+) -> Tensor:
+    r"""Mean over elements of :math:`w (z_s - z_t)^2 / 2`, z the standardised features.
+
+    Without a weight this is :math:`1 - r`, r the mean Pearson correlation of the
+    channels.
+
+    Args:
+        student (Tensor): ``(N, C, H, W)`` or ``(N, C)``.
+        teacher (Tensor): The same shape.
+        weight (Tensor, optional): ``(N, 1, H, W)``.
+    """
+    error = (standardise(student) - standardise(teacher)).square()
+    return (error if weight is None else error * weight).mean() / 2
+
+
+@MODELS.register_module()
+class PKDLoss(Criterion):
+    """PKD, arXiv 2207.02039, equation 4, as a mean per element.
+
+    Args:
+        weight (float): Weight of the link. Defaults to 1.0; 6 in the paper on FPN
+            levels.
+    """
+
+    def loss(self, student, teacher, *, weight=None):
+        if student[:, 0].numel() < 2:
+            raise ConfigError(
+                'PKDLoss standardises a channel over images and positions, and there '
+                f'is only one value in {tuple(student.shape)}'
+            )
+        return pkd_loss(student, teacher, weight=weight)

@@ -1,0 +1,199 @@
+"""``kd_mm.Distill``: the student itself, plus a distiller while it trains."""
+
+import functools
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import Tensor, nn
+
+from .distiller import Distiller
+from .errors import ConfigError, nearest
+from .hooks.distill_hook import attach_to_runners
+from .link import Link
+from .registry import MODELS
+from .taps import Taps
+from .teacher import Teacher, inherit
+from .trial import trial, trial_samples
+
+attach_to_runners()
+
+
+class DistilledMixin:
+    """What a distilled student does differently: its loss, and its first weights."""
+
+    distiller: Distiller
+    inherited: tuple[str, ...]
+
+    def loss(self, inputs: Tensor, data_samples: Sequence[Any], *args: Any) -> dict:
+        """The student's own losses, and one line per link on top while training."""
+        if not self.training:
+            return super().loss(inputs, data_samples, *args)
+        distiller = self.distiller
+        factors = distiller.factors()
+        if not any(factors.values()):
+            losses = super().loss(inputs, data_samples, *args)
+            return _merge(losses, distiller.idle(inputs, factors))
+        teacher = distiller.teacher(
+            inputs, data_samples, distiller.specs('teacher', factors)
+        )
+        specs = distiller.specs('student', factors)
+        with distiller.taps['student'].record(self, specs=specs) as student:
+            losses = super().loss(inputs, data_samples, *args)
+        size = tuple(inputs.shape[2:])
+        added = distiller(student, teacher, data_samples, size, factors)
+        return _merge(losses, added | distiller.idle(inputs, factors))
+
+    def init_weights(self) -> None:
+        """The student's own initialisation, then what it inherits from the teacher."""
+        super().init_weights()
+        inherit(self, self.distiller.teacher.model, self.inherited)
+
+
+def _merge(losses: dict, added: dict) -> dict:
+    if twice := set(losses) & set(added):
+        raise ConfigError(f'rename the link: the student already logs {sorted(twice)}')
+    return losses | added
+
+
+@functools.cache
+def distilled_class(student: type) -> type:
+    """``Distilled<Student>``: a subclass, so that ``isinstance`` still holds."""
+    return type(f'Distilled{student.__name__}', (DistilledMixin, student), {})
+
+
+@MODELS.register_module()
+def Distill(  # noqa: N802  (it stands where a class does in a config)
+    *,
+    student: dict,
+    teacher: dict,
+    links: dict[str, dict],
+    inherit: Sequence[str] = (),
+    gradient_share_interval: int = 50,
+    trial_size: Sequence[int] = (256, 256),
+    data_preprocessor: dict | None = None,
+) -> nn.Module:
+    """Build a student that is distilled while it trains.
+
+    The result is the student - same class (a subclass of it), same attributes, same
+    state-dict keys, same predictions - with an additional submodule ``distiller``.
+
+    Args:
+        student (dict): The ``model`` of a config of MMDetection or MMPretrain.
+        teacher (dict): Keyword arguments of :class:`kd_mm.teacher.Teacher`.
+        links (dict[str, dict]): Keyword arguments of :class:`kd_mm.link.Link` by name.
+        inherit (Sequence[str]): Modules whose first weights come from the teacher
+            where names and shapes match, e.g. ``['neck', 'bbox_head']``.
+            Defaults to none.
+        gradient_share_interval (int): Log every so many steps which share of the
+            gradient at the tapped features is the distillation's; 0: never.
+            Defaults to 50.
+        trial_size (Sequence[int]): Height and width in pixels of the images that
+            both networks see once before training, to learn widths and to check
+            everything. Defaults to (256, 256).
+        data_preprocessor (dict, optional): The student's, where the config keeps it
+            on its top level (MMPretrain). Defaults to None.
+
+    Returns:
+        nn.Module: An instance of ``Distilled<StudentClass>``.
+
+    Raises:
+        ConfigError: Whatever is wrong with teacher, links, taps or shapes.
+    """
+    _check_keys('teacher', teacher, Teacher)
+    _check_links(links)
+    student_cfg = student.copy()
+    if data_preprocessor is not None:
+        student_cfg.setdefault('data_preprocessor', data_preprocessor)
+    model = MMENGINE_MODELS.build(student_cfg)
+    for part in inherit:
+        if part not in (names := dict(model.named_modules())):
+            raise ConfigError(
+                f'inherit: {type(model).__name__} has no module {part!r}; '
+                f'{nearest(part, filter(None, names))}'
+            )
+    # What we create draws its random numbers aside: the student must start, and its
+    # data come, exactly as without us.
+    with torch.random.fork_rng():
+        distiller = _build_distiller(
+            model, teacher, links, gradient_share_interval, trial_size
+        )
+    model.__class__ = distilled_class(type(model))
+    model.distiller = distiller
+    model.inherited = tuple(inherit)
+    MMLogger.get_current_instance().info(
+        f'kd_mm: teacher {distiller.teacher.describe()}; links '
+        + ', '.join(
+            f'{name} ({" ".join(link.specs["student"])} <- '
+            f'{" ".join(link.specs["teacher"])}, '
+            f'{sum(p.numel() for p in link.parameters()) / 1e6:.2f} M parameters)'
+            for name, link in distiller.links.items()
+        )
+    )
+    return model
+
+
+def _build_distiller(
+    student: nn.Module,
+    teacher: dict,
+    links: dict[str, dict],
+    share_interval: int,
+    trial_size: Sequence[int],
+) -> Distiller:
+    built = {}
+    for name, cfg in links.items():
+        try:
+            built[name] = Link(name=name, **cfg)
+        except (ConfigError, TypeError) as error:
+            raise ConfigError(f'links.{name}: {error}') from error
+    guide = Teacher(**teacher)
+    taps = {}
+    for side, model in (('student', student), ('teacher', guide.model)):
+        specs = [spec for link in built.values() for spec in link.specs[side]]
+        taps[side] = Taps(specs=specs, model=model, owner=side)
+
+    inputs = torch.randn(2, 3, *trial_size)
+    samples = trial_samples(2, trial_size)
+    seen, _ = trial(student, taps['student'], inputs, samples)
+    seen_teacher = guide.connect(student, taps['teacher'], inputs, samples)
+    distiller = Distiller(
+        teacher=guide, links=built, taps=taps, share_interval=share_interval
+    )
+    for name, link in built.items():
+        with torch.no_grad():
+            try:
+                pair = distiller.pair(link, seen, seen_teacher, samples, trial_size)
+                link.setup(pair)
+            except ConfigError as error:
+                text = str(error).removeprefix(f'links.{name}: ')
+                raise ConfigError(f'links.{name}: {text}') from error
+    return distiller
+
+
+def _check_links(links: dict[str, dict]) -> None:
+    if not links:
+        raise ConfigError('links is empty: nothing would be distilled')
+    for name, cfg in links.items():
+        if not name.isidentifier() or 'loss' in name:
+            raise ConfigError(
+                f'links.{name}: a link is named by letters, digits and "_", without '
+                '"loss" (MMEngine adds up every log entry with "loss" in its name)'
+            )
+        _check_keys(f'links.{name}', cfg, Link, given=('name',))
+
+
+def _check_keys(where: str, cfg: dict, target: type, given: Sequence[str] = ()) -> None:
+    """Complain about unknown and missing keys before anything is built."""
+    if not isinstance(cfg, dict):
+        raise ConfigError(f'{where} is a dict, not {cfg!r}')
+    known = inspect.signature(target).parameters
+    for key in cfg:
+        if key not in known or key in given:
+            raise ConfigError(f'{where}.{key} is unknown; {nearest(key, known)}')
+    for key, parameter in known.items():
+        required = parameter.default is inspect.Parameter.empty
+        if required and key not in cfg and key not in given:
+            raise ConfigError(f'{where}.{key} is missing')

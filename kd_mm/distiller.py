@@ -1,0 +1,173 @@
+"""The part of a distilled model that exists only while it trains."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from mmengine.dist import get_world_size
+from torch import Tensor, nn
+
+from .diagnostics import GradientShare, NonFiniteWatch
+from .errors import ConfigError
+from .link import Link
+from .pair import FeaturePair
+from .schedule import Progress
+from .taps import Recording, Taps
+from .teacher import Teacher
+
+
+class Distiller(nn.Module):
+    """The teacher and the named links.
+
+    The teacher is not a submodule: it is in no state dict, optimiser, EMA copy or DDP
+    bucket, yet follows every ``.to()``. A copy of the distiller shares it.
+
+    Args:
+        teacher (Teacher): The frozen network.
+        links (dict[str, Link]): The links by name.
+        taps (dict[str, Taps]): Taps of the 'student' and of the 'teacher'.
+        share_interval (int): Measure the gradient share every so many steps; 0: never.
+    """
+
+    def __init__(
+        self,
+        *,
+        teacher: Teacher,
+        links: dict[str, Link],
+        taps: dict[str, Taps],
+        share_interval: int,
+    ) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.links = nn.ModuleDict(links)
+        self.taps = taps
+        self.share_interval = share_interval
+        self.step = 0
+        self.shares = {name: GradientShare() for name in links}
+        self.watch = NonFiniteWatch()
+        self.register_load_state_dict_post_hook(_plain_student_is_complete)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> 'Distiller':
+        super()._apply(fn, recurse)
+        self.teacher.apply_to_tensors(fn)
+        return self
+
+    def factors(self) -> dict[str, float]:
+        """Factor of every link at this moment of training."""
+        progress = Progress.now()
+        return {name: link.factor(progress) for name, link in self.links.items()}
+
+    def specs(self, side: str, factors: dict[str, float]) -> list[str]:
+        """Taps that the links with a factor above 0 need on one side."""
+        active = [link for name, link in self.links.items() if factors[name]]
+        return list(dict.fromkeys(s for link in active for s in link.specs[side]))
+
+    def forward(
+        self,
+        student: Recording,
+        teacher: Recording,
+        samples: Sequence[Any],
+        image_size: tuple[int, int],
+        factors: dict[str, float],
+    ) -> dict[str, Tensor]:
+        """Losses and diagnostics of all links for one batch."""
+        measure = self.share_interval and self.step % self.share_interval == 0
+        self.step += 1
+        out: dict[str, Tensor] = {}
+        for name, link in self.links.items():
+            if not factors[name]:
+                continue
+            pair = self.pair(link, student, teacher, samples, image_size)
+            self._check_gradient(link, pair.student, student)
+            if measure:
+                pair.student = self.shares[name].watch(pair.student)
+            out.update(link(pair, factors[name]))
+            if self.shares[name].value is not None:
+                out[f'kd_{name}_gradient_share'] = self.shares[name].value
+        self.watch(out)
+        return out
+
+    def idle(self, like: Tensor, factors: dict[str, float]) -> dict[str, Tensor]:
+        """Log entries of the links that do not run now.
+
+        Under DDP every parameter has to take part in the loss, or the reducer waits
+        for it; a sum times zero does that without ``find_unused_parameters``.
+        """
+        out = {}
+        for name, link in self.links.items():
+            if factors[name]:
+                continue
+            zero = like.new_zeros((), dtype=torch.float32)
+            if get_world_size() > 1:
+                for parameter in link.parameters():
+                    zero = zero + parameter.flatten()[:0].sum()
+            out[f'loss_kd_{name}'] = zero
+        return out
+
+    def pair(
+        self,
+        link: Link,
+        student: Recording,
+        teacher: Recording,
+        samples: Sequence[Any],
+        image_size: tuple[int, int],
+    ) -> FeaturePair:
+        """Collect both sides of a link.
+
+        Raises:
+            ConfigError: If the sides have different numbers of levels.
+        """
+        pair = FeaturePair(
+            link=link.name,
+            student=link.features('student', self.taps['student'], student),
+            teacher=link.features('teacher', self.taps['teacher'], teacher),
+            samples=samples,
+            image_size=image_size,
+        )
+        if len(pair.student) != len(pair.teacher):
+            raise ConfigError(
+                f'links.{link.name}: student {link.specs["student"]} gives '
+                f'{len(pair.student)} levels, teacher {link.specs["teacher"]} '
+                f'{len(pair.teacher)}; choose with levels=dict(student=[...], '
+                'teacher=[...])'
+            )
+        return pair
+
+    def _check_gradient(self, link: Link, features: list[Tensor], seen: Recording):
+        if not torch.is_grad_enabled():
+            return
+        if not all(feature.requires_grad for feature in features):
+            raise ConfigError(
+                f'links.{link.name}: student {link.specs["student"]} carries no '
+                'gradient, so nothing can be distilled into it: it lies in a frozen '
+                'stage or inside re-entrant activation checkpointing; tap the '
+                'checkpointed module itself or a later one'
+            )
+        for spec in link.specs['student']:
+            if seen.overwritten(self.taps['student'].taps[spec]):
+                raise ConfigError(
+                    f'links.{link.name}: the output of {spec!r} is changed in place '
+                    'later in the forward pass; tap the module that changes it'
+                )
+
+    def load_status(self, keys: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Compare the distiller's state with keys of a checkpoint.
+
+        Args:
+            keys (Sequence[str]): Keys of the checkpoint, with ``distiller.``.
+
+        Returns:
+            tuple[list[str], list[str]]: What is missing, and what is not ours.
+        """
+        own = {f'distiller.{key}' for key in self.state_dict()}
+        theirs = {key for key in keys if key.startswith('distiller.')}
+        return sorted(own - theirs), sorted(theirs - own)
+
+
+def _plain_student_is_complete(module: Distiller, incompatible) -> None:
+    """Loading plain student weights is no reason to complain about the distiller."""
+    own = len(module.state_dict())
+    missing = [k for k in incompatible.missing_keys if 'distiller.' in k]
+    if len(missing) == own:
+        for key in missing:
+            incompatible.missing_keys.remove(key)

@@ -1,0 +1,31 @@
+"""What a user got wrong, said in one line."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConfigError(ValueError):
+    """A config, a path or a checkpoint that cannot be used as it is.
+
+    The message names the config key, the module path or the file, and shapes where
+    they matter. The tools print it as a single line and exit with 2.
+    """
+
+
+def nearest(name: str, names: Iterable[str], count: int = 5) -> str:
+    """Names most like ``name``, as text for the end of an error message.
+
+    Args:
+        name (str): What was asked for.
+        names (Iterable[str]): What there is.
+        count (int): How many to show at most. Defaults to 5.
+
+    Returns:
+        str: ``'nearest: a, b'``, or ``'there are: a, b, ...'`` when nothing is alike.
+    """
+    names = sorted(set(names))
+    close = difflib.get_close_matches(name, names, n=count, cutoff=0.5)
+    if close:
+        return 'nearest: ' + ', '.join(close)
+    more = ', ...' if len(names) > count else ''
+    return 'there are: ' + ', '.join(names[:count]) + more

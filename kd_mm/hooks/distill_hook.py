@@ -1,0 +1,107 @@
+"""The training loop's events, brought to the distiller."""
+
+import functools
+from collections.abc import Iterator
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from ..errors import ConfigError
+from ..registry import HOOKS
+
+
+def attach_to_runners() -> None:
+    """Let every Runner whose model is distilled have a :class:`DistillHook`.
+
+    A model cannot ask for a hook in MMEngine, and one more line in every user's config
+    is easily forgotten. The Runner builds its model before its hooks, so this wraps
+    ``Runner.register_hooks``; other models are not touched.
+    """
+    if hasattr(Runner.register_hooks, '__wrapped__'):
+        return
+    original = Runner.register_hooks
+
+    @functools.wraps(original)
+    def register_hooks(self, default_hooks=None, custom_hooks=None):
+        original(self, default_hooks, custom_hooks)
+        present = any(isinstance(hook, DistillHook) for hook in self.hooks)
+        if _distiller(self) is not None and not present:
+            self.register_hook(DistillHook())
+
+    Runner.register_hooks = register_hooks
+
+
+def _distiller(runner: Runner):
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return getattr(model, 'distiller', None)
+
+
+@HOOKS.register_module()
+class DistillHook(Hook):
+    """Checks a resumed checkpoint, evaluates the teacher, and serves the stages.
+
+    Present in every run of a distilled model without being asked for.
+    """
+
+    priority = 'NORMAL'
+
+    def _stages(self, runner: Runner) -> Iterator:
+        for link in _distiller(runner).links.values():
+            yield from link.stages
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """A resumed run must find all of the distiller, and nothing else."""
+        keys = [k.removeprefix('module.') for k in checkpoint['state_dict']]
+        missing, foreign = _distiller(runner).load_status(keys)
+        if not runner._resume or not (missing or foreign):
+            return
+        what = [f'lacks {len(missing)} tensors ({missing[0]}, ...)'] if missing else []
+        what += [f'has {len(foreign)} unknown ones ({foreign[0]}, ...)'] if foreign else []
+        raise ConfigError(
+            'cannot resume: the distiller in the checkpoint '
+            + ' and '.join(what)
+            + '; it was trained with other links. Use load_from to start anew from its '
+            'student'
+        )
+
+    def before_train(self, runner: Runner) -> None:
+        teacher = _distiller(runner).teacher
+        if teacher.validate:
+            self._validate(runner, teacher.model)
+        for stage in self._stages(runner):
+            stage.before_train(runner)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        for stage in self._stages(runner):
+            stage.before_train_epoch(runner)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        for stage in self._stages(runner):
+            stage.before_train_iter(runner, data_batch)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
+        for stage in self._stages(runner):
+            stage.after_train_iter(runner)
+
+    @staticmethod
+    @torch.no_grad()
+    def _validate(runner: Runner, teacher: torch.nn.Module) -> None:
+        """Evaluate the teacher as the student will be: same data, same metric."""
+        loop = runner.val_loop
+        if loop is None:
+            raise ConfigError('teacher.validate=True needs a val_dataloader')
+        device = next(teacher.parameters()).device
+        for module in teacher.modules():
+            if hasattr(module, '_device'):
+                module._device = device
+        if hasattr(loop.dataloader.dataset, 'metainfo'):
+            loop.evaluator.dataset_meta = loop.dataloader.dataset.metainfo
+        for batch in loop.dataloader:
+            loop.evaluator.process(data_samples=teacher.val_step(batch), data_batch=batch)
+        metrics = loop.evaluator.evaluate(len(loop.dataloader.dataset))
+        text = ', '.join(f'{name} {value:.4f}' for name, value in metrics.items())
+        runner.logger.info(f'kd_mm: the teacher on the validation set: {text}')

@@ -1,0 +1,148 @@
+"""A link: what is compared, and how."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from .criteria.base import Criterion
+from .errors import ConfigError, nearest
+from .pair import FeaturePair
+from .schedule import Progress, Schedule
+from .stages.base import Stage
+from .taps import Recording, Taps
+
+
+class Link(nn.Module):
+    """Taps on both networks, stages in order, one criterion.
+
+    Args:
+        name (str): The link's key in ``links``.
+        student (str | list[str]): Tap or taps on the student, see
+            :class:`kd_mm.taps.Tap`.
+        teacher (str | list[str]): The same on the teacher.
+        criterion (dict): Config of a :class:`kd_mm.criteria.Criterion`.
+        stages (Sequence[dict]): Configs of :class:`kd_mm.stages.Stage`, applied in
+            this order. Defaults to none.
+        levels (list[int] | dict, optional): Which of the tapped tensors are compared,
+            for both sides, or ``dict(student=[...], teacher=[...])``.
+            Defaults to all.
+        schedule (dict, optional): Keyword arguments of
+            :class:`kd_mm.schedule.Schedule`. Defaults to constant.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        student: str | Sequence[str],
+        teacher: str | Sequence[str],
+        criterion: dict,
+        stages: Sequence[dict] = (),
+        levels: Sequence[int] | dict | None = None,
+        schedule: dict | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.specs = {
+            side: [taps] if isinstance(taps, str) else list(taps)
+            for side, taps in (('student', student), ('teacher', teacher))
+        }
+        self.levels = self._read_levels(levels)
+        self.schedule = Schedule(**(schedule or {}))
+        self.stages = nn.ModuleList(self._build(cfg, Stage) for cfg in stages)
+        self.criterion = self._build(criterion, Criterion)
+
+    @staticmethod
+    def _read_levels(levels: Sequence[int] | dict | None) -> dict[str, list[int] | None]:
+        if not isinstance(levels, dict):
+            levels = dict(student=levels, teacher=levels)
+        if set(levels) != {'student', 'teacher'}:
+            raise ConfigError(
+                f'levels is a list or dict(student=..., teacher=...), not {levels}'
+            )
+        for side, wanted in levels.items():
+            if wanted is not None and (
+                not wanted or any(not isinstance(i, int) or i < 0 for i in wanted)
+            ):
+                raise ConfigError(f'levels of the {side} must be indices, got {wanted}')
+        return {side: None if v is None else list(v) for side, v in levels.items()}
+
+    @staticmethod
+    def _build(cfg: dict, kind: type) -> Any:
+        what = kind.__name__.lower()
+        if not isinstance(cfg, dict) or 'type' not in cfg:
+            raise ConfigError(f'a {what} is dict(type="kd_mm....", ...), not {cfg!r}')
+        try:
+            part = MODELS.build(cfg)
+        except KeyError as error:
+            from .registry import MODELS as OURS
+
+            known = [f'kd_mm.{n}' for n, c in OURS.module_dict.items() if isinstance(c, type) and issubclass(c, kind)]
+            raise ConfigError(
+                f'there is no {what} {cfg["type"]!r}; {nearest(str(cfg["type"]), known)}'
+            ) from error
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f'{what} {cfg["type"]}: {error}') from error
+        if not isinstance(part, kind):
+            raise ConfigError(
+                f'{cfg["type"]!r} is a {type(part).__name__}, not a {what} of kd_mm'
+            )
+        return part
+
+    def setup(self, pair: FeaturePair) -> None:
+        """Build every stage on the pair the stages before it leave, then try it all.
+
+        Raises:
+            ConfigError: If a stage or the criterion does not fit; names it and the
+                shapes it met.
+        """
+        self.eval()
+        for position, stage in enumerate(self.stages):
+            shapes = pair.shapes()
+            try:
+                stage.setup(pair)
+                pair = stage(pair)
+            except (RuntimeError, ValueError) as error:
+                raise ConfigError(
+                    f'stages[{position}] {type(stage).__name__}: {error} ({shapes})'
+                ) from error
+        try:
+            self.criterion(pair)
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(f'criterion: {error} ({pair.shapes()})') from error
+        self.train()
+
+    def features(self, side: str, taps: Taps, recording: Recording) -> list[Tensor]:
+        """This link's levels out of what was recorded on one side."""
+        found = [
+            feature
+            for spec in self.specs[side]
+            for feature in recording.features(taps.taps[spec])
+        ]
+        levels = self.levels[side]
+        if levels is None:
+            return found
+        if max(levels) >= len(found):
+            raise ConfigError(
+                f'{side} {self.specs[side]} gives {len(found)} levels, so level '
+                f'{max(levels)} is out of range'
+            )
+        return [found[i] for i in levels]
+
+    def factor(self, progress: Progress) -> float:
+        """What everything of this link is multiplied with now; 0: it does not run."""
+        return self.schedule.factor(progress) if self.criterion.weight else 0.0
+
+    def forward(self, pair: FeaturePair, factor: float) -> dict[str, Tensor]:
+        """Log entries of one step: losses, and diagnostics without gradient."""
+        for stage in self.stages:
+            pair = stage(pair)
+        out = {f'loss_kd_{self.name}': factor * self.criterion(pair)}
+        for name, loss in pair.losses.items():
+            out[f'loss_kd_{self.name}_{name}'] = factor * loss
+        for name, value in pair.logs.items():
+            out[f'kd_{self.name}_{name}'] = torch.as_tensor(value).detach()
+        return out

@@ -1,0 +1,21 @@
+"""Registries of ``kd_mm``: children of MMEngine's, so that ``type='kd_mm.X'`` works.
+
+MMEngine imports this module when it meets the scope ``kd_mm`` in a config, and the
+``locations`` when something is looked up; neither ``custom_imports`` nor another
+``default_scope`` is needed.
+"""
+
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+# Stages, criteria and the `Distill` factory itself: everything a link is made of.
+MODELS = Registry(
+    'model',
+    parent=MMENGINE_MODELS,
+    scope='kd_mm',
+    locations=['kd_mm.distill', 'kd_mm.stages', 'kd_mm.criteria'],
+)
+HOOKS = Registry(
+    'hook', parent=MMENGINE_HOOKS, scope='kd_mm', locations=['kd_mm.hooks']
+)

@@ -1,0 +1,7 @@
+"""Stages: what happens to a pair of features before the criterion."""
+
+from .base import Stage
+from .conv_adapter import ConvAdapter
+from .resize import Resize
+
+__all__ = ['ConvAdapter', 'Resize', 'Stage']

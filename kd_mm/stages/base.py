@@ -1,0 +1,40 @@
+"""What every stage of a link is."""
+
+from mmengine.runner import Runner
+from torch import nn
+
+from ..pair import FeaturePair
+
+
+class Stage(nn.Module):
+    """Changes a :class:`FeaturePair` on its way to the criterion.
+
+    A stage is built from its config alone. Once, before training, :meth:`setup` sees
+    a pair with the real channel counts of both networks and creates what depends on
+    them; the same pair then goes through :meth:`forward`, so a stage that does not
+    fit is found before the first iteration. Raise :class:`kd_mm.errors.ConfigError`
+    (or any ``ValueError``) with what is wrong: the link adds its name and the shapes.
+
+    The ``before_*`` and ``after_*`` methods are called by
+    :class:`kd_mm.hooks.DistillHook` when MMEngine's Runner trains; a stage that needs
+    the training loop overrides them.
+    """
+
+    def setup(self, pair: FeaturePair) -> None:
+        """Create parameters from the shapes in ``pair``."""
+
+    def forward(self, pair: FeaturePair) -> FeaturePair:
+        """Return the changed pair; changing it in place is fine."""
+        raise NotImplementedError
+
+    def before_train(self, runner: Runner) -> None:
+        """After the weights are loaded, before the first iteration."""
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Before every epoch."""
+
+    def before_train_iter(self, runner: Runner, data_batch: dict) -> None:
+        """Before every iteration."""
+
+    def after_train_iter(self, runner: Runner) -> None:
+        """After every iteration, the optimiser's step included."""

@@ -1,0 +1,91 @@
+"""A small convolutional adapter on the student's side (FitNet's regressor)."""
+
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..pair import FeaturePair
+from ..registry import MODELS
+from .base import Stage
+
+
+@MODELS.register_module()
+class ConvAdapter(Stage):
+    """Map the student's channels to the teacher's width by ``layers`` convolutions.
+
+    Source: FitNets, arXiv 1412.6550, section 2.2 (the convolutional regressor). The
+    widths are taken from the networks. The last layer has no norm and no activation
+    unless ``layers > 1`` and ``act_last`` asks for them.
+
+    Args:
+        layers (int): Number of convolutions. Defaults to 1.
+        kernel_size (int): Odd kernel size. Defaults to 1.
+        norm_cfg (dict, optional): Norm after every convolution but the last, e.g.
+            ``dict(type='BN')``. Defaults to None.
+        act_last (bool): Whether norm and ReLU follow the last layer too.
+            Defaults to False.
+        share (bool): Whether all levels use the same adapter. Defaults to False.
+
+    Shapes:
+        student ``(N, Cs, H, W)`` or ``(N, Cs)`` -> ``(N, Ct, H, W)`` or ``(N, Ct)``.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: int = 1,
+        kernel_size: int = 1,
+        norm_cfg: dict | None = None,
+        act_last: bool = False,
+        share: bool = False,
+    ) -> None:
+        super().__init__()
+        if layers < 1 or kernel_size < 1 or kernel_size % 2 == 0:
+            raise ConfigError(
+                'ConvAdapter needs layers >= 1 and an odd kernel_size, got '
+                f'layers={layers}, kernel_size={kernel_size}'
+            )
+        self.layers, self.kernel_size = layers, kernel_size
+        self.norm_cfg, self.act_last, self.share = norm_cfg, act_last, share
+        self.adapters = nn.ModuleList()
+
+    def setup(self, pair: FeaturePair) -> None:
+        widths = [
+            (s.shape[1], t.shape[1])
+            for s, t in zip(pair.student, pair.teacher, strict=True)
+        ]
+        if self.share and len(set(widths)) > 1:
+            raise ConfigError(f'ConvAdapter(share=True): widths differ: {widths}')
+        self.adapters.extend(
+            self._build(*width) for width in (widths[:1] if self.share else widths)
+        )
+
+    def _build(self, width_in: int, width_out: int) -> nn.Sequential:
+        last = self.layers - 1
+        return nn.Sequential(
+            *(
+                ConvModule(
+                    width_in if i == 0 else width_out,
+                    width_out,
+                    self.kernel_size,
+                    padding=self.kernel_size // 2,
+                    norm_cfg=self.norm_cfg if i < last or self.act_last else None,
+                    act_cfg=dict(type='ReLU') if i < last or self.act_last else None,
+                )
+                for i in range(self.layers)
+            )
+        )
+
+    def forward(self, pair: FeaturePair) -> FeaturePair:
+        adapters = list(self.adapters) * (len(pair.student) if self.share else 1)
+        pair.student = [
+            self._adapt(adapter, feature)
+            for adapter, feature in zip(adapters, pair.student, strict=True)
+        ]
+        return pair
+
+    @staticmethod
+    def _adapt(adapter: nn.Module, feature: Tensor) -> Tensor:
+        if feature.ndim == 2:  # a pooled vector is a 1 x 1 map
+            return adapter(feature[..., None, None]).flatten(1)
+        return adapter(feature)

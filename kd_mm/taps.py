@@ -1,0 +1,191 @@
+"""Taps: read module outputs (or inputs) by dotted path, for one forward pass."""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from .errors import ConfigError, nearest
+
+_SPEC = re.compile(
+    r'^(?P<path>[A-Za-z_]\w*(?:\.\w+)*)(?P<index>(?:\[\d+\])*)(?:@(?P<side>input|output))?$'
+)
+
+
+class AllTapped(Exception):
+    """Raised inside a forward pass once every tap has what it waits for."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One tap, written ``path``, ``path[0]``, ``path[0][1]`` or ``path@input``.
+
+    A tap gives a flat list of tensors: nested tuples are opened, and a module that
+    is called several times (a head shared over FPN levels) gives its calls in order.
+
+    Attributes:
+        path (str): Dotted path of the module, as in ``named_modules()``.
+        index (tuple[int, ...]): Indices into the (nested) output of every call.
+        side (str): 'output' or 'input'.
+    """
+
+    path: str
+    index: tuple[int, ...] = ()
+    side: str = 'output'
+
+    @classmethod
+    def parse(cls, spec: str) -> 'Tap':
+        """Read a tap from its text.
+
+        Raises:
+            ConfigError: If ``spec`` is not of the form above.
+        """
+        match = _SPEC.match(spec) if isinstance(spec, str) else None
+        if match is None:
+            raise ConfigError(
+                f'{spec!r} is not a tap: write a module path such as "neck", '
+                '"bbox_head[0]" or "roi_head.bbox_head.fc_cls@input"'
+            )
+        index = tuple(int(i) for i in re.findall(r'\d+', match['index']))
+        return cls(match['path'], index, match['side'] or 'output')
+
+    def pick(self, value: Any) -> list[Tensor]:
+        """The tensors this tap takes from the output (or input) of one call."""
+        for i in self.index:
+            if not isinstance(value, (tuple, list)) or i >= len(value):
+                size = len(value) if isinstance(value, (tuple, list)) else 'no'
+                raise ConfigError(f'{self}: index {i}, but there are {size} items')
+            value = value[i]
+        return list(self._flatten(value))
+
+    def _flatten(self, value: Any) -> Iterator[Tensor]:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            for item in value:
+                yield from self._flatten(item)
+        elif value is not None:
+            raise ConfigError(
+                f'{self} gives a {type(value).__name__}; tap a module whose '
+                f'{self.side} is a tensor or a tuple of tensors'
+            )
+
+    def __str__(self) -> str:
+        index = ''.join(f'[{i}]' for i in self.index)
+        return f'{self.path}{index}' + ('@input' if self.side == 'input' else '')
+
+
+@dataclass
+class Recording:
+    """What the taps saw in one forward pass: one list of tensors per call."""
+
+    calls: dict[Tap, list[list[Tensor]]]
+    versions: dict[Tap, list[list[int]]] = field(default_factory=dict)
+
+    def features(self, tap: Tap) -> list[Tensor]:
+        """All tensors of a tap, calls in order."""
+        return [tensor for call in self.calls[tap] for tensor in call]
+
+    def overwritten(self, tap: Tap) -> bool:
+        """Whether a later in-place operation changed what the tap had captured."""
+        return any(
+            tensor._version != version
+            for call, seen in zip(self.calls[tap], self.versions[tap], strict=True)
+            for tensor, version in zip(call, seen, strict=True)
+        )
+
+
+class Taps:
+    """The taps of one network.
+
+    Hooks exist only inside :meth:`record`; between forward passes, and in validation,
+    the network is untouched.
+
+    Args:
+        specs (Iterable[str]): Taps as text, see :class:`Tap`.
+        model (nn.Module): The network, to check the paths against; not kept.
+        owner (str): 'student' or 'teacher', for messages.
+
+    Raises:
+        ConfigError: If a path does not exist; names the nearest ones that do.
+    """
+
+    def __init__(self, *, specs: Iterable[str], model: nn.Module, owner: str) -> None:
+        self.owner = owner
+        self.taps = {spec: Tap.parse(spec) for spec in dict.fromkeys(specs)}
+        names = dict(model.named_modules())
+        for tap in self.taps.values():
+            if tap.path not in names:
+                raise ConfigError(
+                    f'{owner} tap {str(tap)!r}: {type(model).__name__} has no module '
+                    f'{tap.path!r}; {nearest(tap.path, filter(None, names))}'
+                )
+        # Learned by the first, complete pass: how often each tap fires, and which
+        # captured tensors a later in-place operation overwrites.
+        self.expected: dict[Tap, int] = {}
+        self.clone: set[Tap] = set()
+
+    def learn(self, recording: Recording) -> None:
+        """Take call counts and in-place overwriting from a complete forward pass."""
+        for tap, calls in recording.calls.items():
+            if not calls:
+                raise ConfigError(
+                    f'{self.owner} tap {str(tap)!r} exists but is never called in a '
+                    'forward pass; tap a module that runs'
+                )
+            self.expected[tap] = len(calls)
+            if recording.overwritten(tap):
+                self.clone.add(tap)
+
+    @contextmanager
+    def record(
+        self,
+        model: nn.Module,
+        *,
+        specs: Iterable[str] | None = None,
+        stop: bool = False,
+    ) -> Iterator[Recording]:
+        """Record one forward pass of ``model``.
+
+        Args:
+            model (nn.Module): The network (or its copy) that the taps belong to.
+            specs (Iterable[str], optional): The taps wanted. Defaults to all.
+            stop (bool): Whether to leave the pass by :class:`AllTapped` as soon as
+                every wanted tap has fired as often as it does in a complete pass.
+                The context swallows the exception. Defaults to False.
+        """
+        wanted = [self.taps[s] for s in (self.taps if specs is None else specs)]
+        recording = Recording({t: [] for t in wanted}, {t: [] for t in wanted})
+        waiting = {t: self.expected[t] for t in wanted} if stop else {}
+
+        def see(tap: Tap, value: Any) -> None:
+            tensors = tap.pick(value)
+            if tap in self.clone:
+                tensors = [tensor.clone() for tensor in tensors]
+            recording.calls[tap].append(tensors)
+            recording.versions[tap].append([t._version for t in tensors])
+            if stop and len(recording.calls[tap]) == waiting.get(tap):
+                del waiting[tap]
+                if not waiting:
+                    raise AllTapped
+
+        handles = [self._hook(model.get_submodule(t.path), t, see) for t in wanted]
+        try:
+            yield recording
+        except AllTapped:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @staticmethod
+    def _hook(module: nn.Module, tap: Tap, see):
+        if tap.side == 'input':
+            return module.register_forward_pre_hook(
+                lambda _, args, kwargs: see(tap, [*args, *kwargs.values()]),
+                with_kwargs=True,
+            )
+        return module.register_forward_hook(lambda _, __, output: see(tap, output))

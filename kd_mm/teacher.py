@@ -1,0 +1,211 @@
+"""The frozen teacher: built, checked, fed with the student's batch, stopped early."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from .errors import ConfigError
+from .preprocess import InputBridge
+from .taps import Recording, Taps
+from .trial import trial
+from .utils.loading import load_model_config, load_weights
+
+_DTYPES = dict(bf16=torch.bfloat16, fp16=torch.float16)
+
+
+class Teacher:
+    """A frozen network in eval mode that nothing else in the model can see.
+
+    It is deliberately not an ``nn.Module``: as an attribute of one it would be found
+    by ``state_dict()``, ``parameters()``, ``init_weights`` and every hook that walks
+    the model. Copies of the student share it.
+
+    Args:
+        config (str | dict): ``'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'``, a
+            local file, or an inline dict (a whole config or its ``model``).
+        checkpoint (str, optional): Path or URL of the weights. Every key of the
+            network must be there with its shape.
+        allow_random (bool): Whether a teacher without checkpoint is meant (tests,
+            benchmarks). Defaults to False.
+        dtype (str, optional): 'bf16' or 'fp16' to store and run it in; its features
+            arrive as fp32. Defaults to None, the student's (or autocast's).
+        channels_last (bool): Whether to run in channels-last memory format.
+            Defaults to False.
+        compile (bool): Whether to ``torch.compile`` its parts. Defaults to False.
+        validate (bool): Whether to evaluate it on the validation set once before
+            training starts, see :class:`kd_mm.hooks.DistillHook`. Defaults to False.
+
+    Raises:
+        ConfigError: If config or checkpoint are missing, unreadable or do not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: str | dict,
+        checkpoint: str | None = None,
+        allow_random: bool = False,
+        dtype: str | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
+        validate: bool = False,
+    ) -> None:
+        if dtype is not None and dtype not in _DTYPES:
+            raise ConfigError(f"teacher.dtype is 'bf16' or 'fp16', not {dtype!r}")
+        if checkpoint is None and not allow_random:
+            raise ConfigError(
+                'teacher.checkpoint is missing: a teacher with random weights teaches '
+                'nothing (allow_random=True says that it is meant)'
+            )
+        model_cfg, scope = load_model_config(config)
+        with DefaultScope.overwrite_default_scope(scope):
+            self.model: nn.Module = MODELS.build(model_cfg)
+        if checkpoint is not None:
+            load_weights(self.model, checkpoint, key='teacher.checkpoint')
+        self.model.requires_grad_(False).eval()
+        self.dtype, self.channels_last = _DTYPES.get(dtype), channels_last
+        self.compile, self.validate = compile, validate
+        self.bridge: InputBridge | None = None
+        self.taps: Taps | None = None
+        self._unused: list[nn.Module] = []
+
+    def connect(
+        self, student: nn.Module, taps: Taps, inputs: Tensor, samples: Sequence[Any]
+    ) -> Recording:
+        """Say whose batches come and what is read, and try it once.
+
+        Direct children that no tap needs stay where they are from now on, off the
+        accelerator.
+
+        Args:
+            student (nn.Module): Whose data preprocessor makes the batches.
+            taps (Taps): What is read.
+            inputs (Tensor): A trial batch of the student, ``(N, 3, H, W)``.
+            samples (Sequence): Its data samples.
+
+        Returns:
+            Recording: What the taps saw in the trial.
+        """
+        self.bridge = InputBridge(
+            student=student.data_preprocessor, teacher=self.model.data_preprocessor
+        )
+        self.taps = taps
+        seen, called = trial(self.model, taps, self.bridge(inputs, samples), samples)
+        if not self.validate:
+            # a childless module (an embedding) may be read without being called
+            self._unused = [
+                m for m in self.model.children() if m not in called and any(m.children())
+            ]
+        if self.dtype:
+            self.model.to(self.dtype)
+        if self.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        if self.compile:
+            _compile(self.model, '', {tap.path for tap in taps.taps.values()})
+        return seen
+
+    def apply_to_tensors(self, fn: Callable) -> None:
+        """Follow ``.to()``, ``.cuda()``, ``.half()`` of the student."""
+        self.model._apply(fn, recurse=False)  # parameters of the detector itself
+        for module in self.model.children():
+            if module not in self._unused:
+                module._apply(fn)
+        if self.bridge is not None:
+            self.bridge._apply(fn)
+        if self.dtype:  # the student's .float() or .half() does not undo the option
+            self.model.to(self.dtype)
+
+    def __deepcopy__(self, memo: dict) -> 'Teacher':
+        return self
+
+    @torch.no_grad()
+    def __call__(
+        self, inputs: Tensor, samples: Sequence[Any], specs: Sequence[str]
+    ) -> Recording:
+        """Run on the student's batch as far as the last of ``specs``.
+
+        Args:
+            inputs (Tensor): The student's preprocessed batch, ``(N, 3, H, W)``.
+            samples (Sequence): Its data samples.
+            specs (Sequence[str]): The taps wanted now.
+        """
+        inputs = self.bridge(inputs, samples)
+        if self.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        context = nullcontext()
+        if self.dtype:
+            inputs = inputs.to(self.dtype)
+            context = torch.autocast(inputs.device.type, enabled=False)
+        with context, self.taps.record(self.model, specs=specs, stop=True) as seen:
+            self.model(inputs, samples, mode='predict')
+        for tap, calls in seen.calls.items():
+            if len(calls) != self.taps.expected[tap]:
+                raise ConfigError(
+                    f'teacher tap {str(tap)!r} fired {len(calls)} times on this batch '
+                    f'and {self.taps.expected[tap]} times on the trial batch'
+                )
+        if self.dtype:
+            seen.calls = {
+                tap: [[t.float() for t in call] for call in calls]
+                for tap, calls in seen.calls.items()
+            }
+        return seen
+
+    def describe(self) -> str:
+        """Name and size, for the log."""
+        millions = sum(p.numel() for p in self.model.parameters()) / 1e6
+        return f'{type(self.model).__name__}, {millions:.2f} M parameters'
+
+
+def _compile(module: nn.Module, name: str, taps: set[str]) -> None:
+    """Compile the largest submodules that hide no tap.
+
+    Taps are hooks, which work on what is called from outside a compiled region, so a
+    module with a tap inside is compiled part by part.
+    """
+    hides_tap = any(path.startswith(f'{name}.') if name else True for path in taps)
+    plain_container = isinstance(module, (nn.ModuleList, nn.ModuleDict))
+    if not hides_tap and not plain_container:
+        module.forward = torch.compile(module.forward)
+        return
+    for child_name, child in module.named_children():
+        if child_name != 'data_preprocessor':
+            _compile(child, f'{name}.{child_name}' if name else child_name, taps)
+
+
+def inherit(student: nn.Module, teacher: nn.Module, parts: Sequence[str]) -> None:
+    """Copy weights from the teacher where names and shapes match ("inheriting").
+
+    Source: DPK (arXiv 2206.06067) and FGD's released code start the student's neck and
+    head from the teacher's.
+
+    Args:
+        student (nn.Module): Receives the weights.
+        teacher (nn.Module): Gives them.
+        parts (Sequence[str]): Dotted paths of modules, e.g. ``['neck', 'bbox_head']``.
+
+    Raises:
+        ConfigError: If nothing under a part matches.
+    """
+    theirs = teacher.state_dict()
+    own = student.state_dict()
+    for part in parts:
+        names = [n for n in own if n.startswith(f'{part}.')]
+        fitting = [n for n in names if n in theirs and theirs[n].shape == own[n].shape]
+        if not fitting:
+            raise ConfigError(
+                f'inherit: nothing under {part!r} has the same name and shape in '
+                f'{type(student).__name__} and in the teacher {type(teacher).__name__}'
+            )
+        for name in fitting:
+            own[name].copy_(theirs[name])
+        left = sorted(set(names) - set(fitting))
+        MMLogger.get_current_instance().info(
+            f'inherit: {len(fitting)} of {len(names)} tensors of {part!r} come from '
+            f'the teacher' + (f'; not {", ".join(left[:5])}' if left else '')
+        )

@@ -1,0 +1,1 @@
+"""Helpers that the package and the tools share."""

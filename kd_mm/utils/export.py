@@ -1,0 +1,244 @@
+"""From a training checkpoint to a file that holds the student and nothing else."""
+
+import os
+import os.path as osp
+import tempfile
+
+import torch
+from mmengine.config import Config
+from mmengine.model import is_model_wrapper
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import CheckpointLoader
+
+from ..errors import ConfigError
+from ..version import __version__
+from .overrides import RUNNER_KEYS
+
+DISTILLER = 'distiller.'
+KEPT_META = ('dataset_meta', 'epoch', 'iter', 'seed', 'experiment_name', 'time')
+
+
+def is_distilled(model):
+    """Whether a model config is the ``Distill`` factory's."""
+    return isinstance(model, dict) and model.get('type') in ('kd_mm.Distill', 'Distill')
+
+
+def plain_student(cfg):
+    """The config of the student alone, for evaluation and deployment.
+
+    Args:
+        cfg (Config): The config of a run. It is returned as it is when it is not
+            a distilled one.
+
+    Returns:
+        Config: A new config whose ``model`` is the student's; hooks of ``kd_mm`` and
+        unused top-level snippets of links are gone.
+    """
+    if not is_distilled(cfg.get('model')):
+        return cfg
+    values = cfg.to_dict()
+    model = values['model']
+    if 'student' not in model:
+        raise ConfigError('model is a kd_mm.Distill without a student')
+    values['model'] = model['student']
+    if values.get('custom_hooks'):
+        values['custom_hooks'] = [
+            hook for hook in values['custom_hooks'] if not _names_kd_mm(hook)
+        ]
+    for key in [k for k in values if k not in RUNNER_KEYS]:
+        if _names_kd_mm(values[key]):
+            del values[key]
+    return Config(values, filename=cfg.filename)
+
+
+def _names_kd_mm(value):
+    """Whether something inside ``value`` is built by ``kd_mm``."""
+    if isinstance(value, dict):
+        kind = value.get('type')
+        return (isinstance(kind, str) and kind.startswith('kd_mm.')) or any(
+            _names_kd_mm(item) for item in value.values()
+        )
+    return isinstance(value, list | tuple) and any(_names_kd_mm(v) for v in value)
+
+
+def check_fits(model, path):
+    """Raise when a checkpoint is of another model than ``model``.
+
+    MMEngine loads non-strictly: an evaluation with the wrong config or checkpoint
+    would go on with random weights and a log full of warnings.
+
+    Args:
+        model (nn.Module): The model to be loaded.
+        path (str): A local file or URL.
+
+    Raises:
+        ConfigError: When over a tenth of the model's tensors is missing in the
+            checkpoint or has another shape there. Less is left to MMEngine, which
+            logs it: old checkpoints lack a few buffers.
+    """
+    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    state = checkpoint.get('state_dict', checkpoint)
+    own = (model.module if is_model_wrapper(model) else model).state_dict()
+    missing = [key for key in own if key not in state]
+    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if len(missing) + len(shapes) > 0.1 * len(own):
+        raise ConfigError(
+            f'checkpoint {path} is of another model than the config: of {len(own)} '
+            f'tensors {len(missing)} are missing{_some(missing)} and {len(shapes)} '
+            f'have another shape{_some(shapes)}'
+        )
+
+
+def _some(keys):
+    return f' ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})' * bool(keys)
+
+
+def export_student(path, out, *, weights='saved', config=None, force=False):
+    """Write the student of a training checkpoint to a file of its own.
+
+    The file holds ``state_dict`` and ``meta``: ``dataset_meta``, the place in
+    training, and ``cfg``, the text of the plain student's config. Optimizer,
+    schedulers, message hub, EMA copy and everything of the distiller are left out. A
+    checkpoint of a model that was trained without a teacher is trimmed the same way.
+
+    With MMEngine's ``EMAHook`` a checkpoint's ``state_dict`` *is* the average and
+    ``ema_state_dict`` holds the raw weights, so that the first can be used as it is.
+
+    Args:
+        path (str): Checkpoint of a run.
+        out (str): File to write. Written to a temporary name in the same folder
+            first, so it is whole or not there.
+        weights (str): ``'saved'`` takes ``state_dict``, as evaluation does: the
+            average when the run kept one, else the raw weights. ``'ema'`` does the
+            same and insists on an average; ``'raw'`` takes the weights that the
+            optimizer worked on. Defaults to 'saved'.
+        config (str, optional): Config of the run or of the plain student. Defaults
+            to the one in the checkpoint.
+        force (bool): Replace an existing ``out``. Defaults to False.
+
+    Returns:
+        dict: ``size_before`` and ``size_after`` in bytes, ``tensors`` and
+        ``parameters`` of the student, ``dropped`` tensors, ``weights`` (which were
+        taken: 'ema' or 'raw') and ``model`` (the student's type).
+
+    Raises:
+        ConfigError: When a file is missing or in the way, the average asked for is
+            not there, or the weights do not load strictly into the plain student.
+    """
+    if weights not in ('saved', 'ema', 'raw'):
+        raise ConfigError(f"weights must be 'saved', 'ema' or 'raw', got {weights!r}")
+    _check_paths(path, out, force=force)
+    try:
+        # A run's checkpoint holds MMEngine's own classes beside tensors.
+        checkpoint = torch.load(path, map_location='cpu', weights_only=False)
+    except Exception as error:  # whatever a damaged file leads to
+        raise ConfigError(f'checkpoint {path} cannot be read: {error}') from error
+    if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
+        raise ConfigError(f'{path} is no checkpoint of a run: it has no state_dict')
+
+    state, taken = _pick(checkpoint, weights, path)
+    student = {k: v for k, v in state.items() if not k.startswith(DISTILLER)}
+    meta = checkpoint.get('meta') or {}
+    cfg = plain_student(_read_config(meta, config, path))
+    model = _build(cfg)
+    _check_strict(model, student, path)
+
+    kept = {key: meta[key] for key in KEPT_META if key in meta}
+    kept |= {'cfg': cfg.pretty_text, 'kd_mm_version': __version__, 'weights': taken}
+    _save_atomically({'meta': kept, 'state_dict': student}, out)
+    return {
+        'size_before': osp.getsize(path),
+        'size_after': osp.getsize(out),
+        'tensors': len(student),
+        'parameters': sum(p.numel() for p in model.parameters()),
+        'dropped': len(state) - len(student),
+        'weights': taken,
+        'model': cfg.model.type,
+    }
+
+
+def _check_paths(path, out, *, force):
+    if not osp.isfile(path):
+        raise ConfigError(f'checkpoint {path} does not exist')
+    if osp.isdir(out):
+        raise ConfigError(f'{out} is a folder; name the file to write')
+    folder = osp.dirname(out) or '.'
+    if not osp.isdir(folder):
+        raise ConfigError(f'the folder {folder} does not exist')
+    if osp.exists(out) and osp.samefile(path, out):
+        raise ConfigError(f'{out} is the checkpoint itself; name another file')
+    if osp.exists(out) and not force:
+        raise ConfigError(f'{out} exists already (--force replaces it)')
+
+
+def _pick(checkpoint, weights, path):
+    """The state dict asked for, and whether it is the 'ema' or the 'raw' one."""
+    swapped = checkpoint.get('ema_state_dict')
+    if weights == 'ema' and swapped is None:
+        raise ConfigError(f'{path} keeps no average: its run had no EMAHook')
+    if weights != 'raw' or swapped is None:
+        return checkpoint['state_dict'], 'raw' if swapped is None else 'ema'
+    prefix = 'module.'
+    raw = {k[len(prefix) :]: v for k, v in swapped.items() if k.startswith(prefix)}
+    # What the copy does not have was never averaged.
+    return {**checkpoint['state_dict'], **raw}, 'raw'
+
+
+def _read_config(meta, config, path):
+    if config is not None:
+        from .cli import load_config
+
+        return load_config(config)
+    text = meta.get('cfg')
+    if not text:
+        raise ConfigError(f'{path} has no config inside; give --config')
+    try:
+        return Config.fromstring(text, '.py') if isinstance(text, str) else Config(text)
+    except Exception as error:
+        raise ConfigError(f'the config in {path} cannot be read: {error}') from error
+
+
+def _build(cfg):
+    """The plain student, built as MMEngine's runner would, with random weights."""
+    model = cfg.model.copy()
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    scope = cfg.get('default_scope') or 'mmengine'
+    with DefaultScope.overwrite_default_scope(scope):
+        try:
+            return MODELS.build(model)
+        except (KeyError, TypeError, ImportError) as error:
+            raise ConfigError(
+                f'the plain student {cfg.model.get("type")} cannot be built: {error}'
+            ) from error
+
+
+def _check_strict(model, state, path):
+    # Not `strict=True`: models that convert old keys while loading do it here too,
+    # and the lists say more than the exception.
+    try:
+        result = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ConfigError(f'{path} does not fit its student: {error}') from error
+    missing, unexpected = result.missing_keys, result.unexpected_keys
+    if missing or unexpected:
+        raise ConfigError(
+            f'{path} does not fit the plain student: {len(missing)} missing '
+            f'keys{_some(missing)}, {len(unexpected)} unexpected keys'
+            f'{_some(unexpected)}'
+        )
+
+
+def _save_atomically(content, out):
+    folder = osp.dirname(osp.abspath(out))
+    handle, part = tempfile.mkstemp(dir=folder, prefix='.export-', suffix='.tmp')
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            torch.save(content, file)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(part, 0o666 & ~umask)  # mkstemp makes files for the owner only
+        os.replace(part, out)
+    except BaseException:
+        os.unlink(part)
+        raise

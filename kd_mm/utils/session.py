@@ -1,0 +1,185 @@
+"""One call of a tool: how it fails, how it is interrupted, what it leaves behind."""
+
+import os
+import os.path as osp
+import pickle
+import shlex
+import shutil
+import signal
+import sys
+import urllib.error
+
+import torch
+from mmengine.hooks import Hook
+
+from ..errors import ConfigError
+
+UNREADABLE = (EOFError, pickle.UnpicklingError)
+
+
+class _Started(Hook):
+    """Tells the session that everything is built and the loop begins."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, session):
+        self.session = session
+
+    def before_train(self, runner):
+        self.session.started = True
+
+    def before_test(self, runner):
+        self.session.started = True
+
+
+class Session:
+    """Context of a tool's run: a user's mistake becomes one line and exit code 2.
+
+    Until the loop starts, missing files, unknown names and wrong arguments in the
+    config are the user's to mend and get one line, and a work dir that this call made
+    is removed again. Whatever else happens keeps its traceback. An interruption
+    (Ctrl-C, SIGTERM) says which checkpoint can be resumed and exits with 130 or 143.
+    """
+
+    def __init__(self):
+        self.work_dir = None
+        self.started = False
+        self._existing = None  # the nearest parent of work_dir that was there before
+        self._signal = signal.SIGINT
+
+    def __enter__(self):
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        return self
+
+    def build(self, cfg):
+        """Build the runner of ``cfg``.
+
+        Args:
+            cfg (Config): A config with a ``work_dir``.
+
+        Returns:
+            Runner: The runner, not started.
+        """
+        from . import cli
+
+        self.work_dir = cfg.work_dir
+        self._existing = osp.abspath(cfg.work_dir)
+        while not osp.exists(self._existing):
+            self._existing = osp.dirname(self._existing)
+        cli.prepare_launcher(cfg)
+        runner = cli.build_runner(cfg)
+        runner.register_hook(_Started(self))
+        return runner
+
+    def __exit__(self, kind, error, trace):
+        if error is None:
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+            return
+        if isinstance(error, KeyboardInterrupt):
+            self._say(self._interrupted())
+            raise SystemExit(128 + self._signal) from None
+        line = one_line(error, started=self.started)
+        if line is None:
+            return
+        if not self.started and _rank() == 0:
+            self._remove_work_dir()
+        self._say(f'error: {line}')
+        raise SystemExit(2) from None
+
+    def _on_sigterm(self, number, frame):
+        self._signal = number
+        raise KeyboardInterrupt
+
+    def _say(self, line):
+        # Every process of a node meets the same mistake: one of them speaks.
+        if int(os.environ.get('LOCAL_RANK', 0)) == 0:
+            sys.stdout.flush()
+            print(line, file=sys.stderr, flush=True)
+
+    def _remove_work_dir(self):
+        """Remove a work dir made by this call, if only the failed start is in it."""
+        if self.work_dir is None:
+            return
+        path = osp.abspath(self.work_dir)
+        if path == self._existing or not osp.isdir(path):
+            return
+        for _, _, files in os.walk(path):
+            if any(not name.endswith(('.log', '.json', '.py')) for name in files):
+                return
+        shutil.rmtree(path, ignore_errors=True)
+        parent = osp.dirname(path)
+        while parent != self._existing and osp.isdir(parent) and not os.listdir(parent):
+            os.rmdir(parent)
+            parent = osp.dirname(parent)
+
+    def _interrupted(self):
+        how = 'interrupted' if self._signal == signal.SIGINT else 'stopped by SIGTERM'
+        if self.work_dir is None:
+            return f'{how} before anything was written'
+        last = last_checkpoint(self.work_dir)
+        if last is None:
+            return f'{how}; no checkpoint in {self.work_dir} yet, nothing to resume'
+        if int(os.environ.get('WORLD_SIZE', 1)) > 1:
+            return f'{how}; {last} can be resumed: the same command with --resume'
+        command = shlex.join(['python', *_without_resume(sys.argv), '--resume'])
+        return f'{how}; {last} can be resumed: {command}'
+
+
+def last_checkpoint(work_dir):
+    """The checkpoint that ``--resume`` would take, or None."""
+    try:
+        with open(osp.join(work_dir, 'last_checkpoint')) as file:
+            path = file.read().strip()
+    except OSError:
+        return None
+    return path if osp.exists(path) else None
+
+
+def one_line(error, *, started):
+    """The line for an exception that is the user's to mend, or None for any other.
+
+    Args:
+        error (BaseException): What was raised.
+        started (bool): Whether the loop had started; from then on only a
+            ``ConfigError`` is taken for the user's mistake.
+
+    Returns:
+        str | None: The message, without line breaks.
+    """
+    text = ' '.join(str(error).split())
+    if isinstance(error, ConfigError):
+        return text
+    if started:
+        return None
+    if isinstance(error, KeyError) and 'is not in the' in text:
+        return text.strip('\'"').partition('. Please check')[0]
+    if isinstance(error, urllib.error.URLError | ConnectionError):
+        return f'a download failed: {text}'
+    if isinstance(error, OSError) and error.__class__ is not OSError:
+        return text  # FileNotFoundError, PermissionError, ...
+    if isinstance(error, TypeError) and (
+        'unexpected keyword argument' in text or 'required positional arg' in text
+    ):
+        return f'config: {text}'
+    if isinstance(error, UNREADABLE) or 'PytorchStreamReader' in text:
+        return f'a checkpoint or weights file cannot be read: {text}'
+    return None
+
+
+def _rank():
+    return int(os.environ.get('RANK', 0))
+
+
+def _without_resume(argv):
+    """``argv`` without ``--resume`` and its value."""
+    kept, skip = [], False
+    for value in argv:
+        if value == '--resume':
+            skip = True
+        elif skip and not value.startswith('-'):
+            skip = False
+        elif not value.startswith('--resume='):
+            skip = False
+            kept.append(value)
+    return kept
