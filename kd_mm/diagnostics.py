@@ -39,7 +39,9 @@ class GradientShare:
             task = total.detach().float() - ours
             squares.append((ours.square().sum(), task.square().sum()))
             if len(squares) == levels:
-                kd, rest = (torch.stack(s).sum().sqrt() for s in zip(*squares, strict=True))
+                kd, rest = (
+                    torch.stack(s).sum().sqrt() for s in zip(*squares, strict=True)
+                )
                 self.value = kd / (kd + rest + 1e-12)
 
         feature.register_hook(compare)
@@ -80,7 +82,9 @@ class NonFiniteWatch:
         if bool(host.all()):
             return
         self.reports -= 1
-        bad = [name for name, fine in zip(names, host.tolist(), strict=True) if not fine]
+        bad = [
+            name for name, fine in zip(names, host.tolist(), strict=True) if not fine
+        ]
         MMLogger.get_current_instance().error(
             f'{", ".join(bad)} is NaN or infinite; see "NaN" in docs/troubleshooting.md'
         )

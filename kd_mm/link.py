@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .criteria.base import Criterion
 from .errors import ConfigError, nearest
 from .pair import FeaturePair
+from .registry import MODELS as OURS
 from .schedule import Progress, Schedule
 from .stages.base import Stage
 from .taps import Recording, Taps
@@ -56,7 +57,9 @@ class Link(nn.Module):
         self.criterion = self._build(criterion, Criterion)
 
     @staticmethod
-    def _read_levels(levels: Sequence[int] | dict | None) -> dict[str, list[int] | None]:
+    def _read_levels(
+        levels: Sequence[int] | dict | None,
+    ) -> dict[str, list[int] | None]:
         if not isinstance(levels, dict):
             levels = dict(student=levels, teacher=levels)
         if set(levels) != {'student', 'teacher'}:
@@ -78,11 +81,13 @@ class Link(nn.Module):
         try:
             part = MODELS.build(cfg)
         except KeyError as error:
-            from .registry import MODELS as OURS
-
-            known = [f'kd_mm.{n}' for n, c in OURS.module_dict.items() if isinstance(c, type) and issubclass(c, kind)]
+            known = [
+                f'kd_mm.{name}'
+                for name, part in OURS.module_dict.items()
+                if isinstance(part, type) and issubclass(part, kind)
+            ]
             raise ConfigError(
-                f'there is no {what} {cfg["type"]!r}; {nearest(str(cfg["type"]), known)}'
+                f'there is no {what} {cfg["type"]!r}; {nearest(cfg["type"], known)}'
             ) from error
         except (TypeError, ValueError) as error:
             raise ConfigError(f'{what} {cfg["type"]}: {error}') from error
@@ -113,6 +118,8 @@ class Link(nn.Module):
             self.criterion(pair)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f'criterion: {error} ({pair.shapes()})') from error
+        for stage in self.stages:
+            stage.check(self)
         self.train()
 
     def features(self, side: str, taps: Taps, recording: Recording) -> list[Tensor]:
@@ -134,7 +141,9 @@ class Link(nn.Module):
 
     def factor(self, progress: Progress) -> float:
         """What everything of this link is multiplied with now; 0: it does not run."""
-        return self.schedule.factor(progress) if self.criterion.weight else 0.0
+        if not self.criterion.weight or not all(s.ready for s in self.stages):
+            return 0.0
+        return self.schedule.factor(progress)
 
     def forward(self, pair: FeaturePair, factor: float) -> dict[str, Tensor]:
         """Log entries of one step: losses, and diagnostics without gradient."""

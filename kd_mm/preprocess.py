@@ -12,7 +12,9 @@ def _normalisation(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
     """Mean and std as ``(3, 1, 1)``, in the channel order after any conversion."""
     if getattr(preprocessor, '_enable_normalize', False):
         mean, std = preprocessor.mean, preprocessor.std
-        return mean.detach().float().expand(3, 1, 1), std.detach().float().expand(3, 1, 1)
+        return mean.detach().float().expand(3, 1, 1), std.detach().float().expand(
+            3, 1, 1
+        )
     return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
 
 
@@ -48,7 +50,8 @@ class InputBridge(nn.Module):
         self.register_buffer('scale', scale[None], persistent=False)
         self.register_buffer('shift', shift[None], persistent=False)
         self.changes_values = not (
-            torch.allclose(scale, torch.ones(())) and torch.allclose(shift, torch.zeros(()))
+            torch.allclose(scale, torch.ones(()))
+            and torch.allclose(shift, torch.zeros(()))
         )
         pad_s = float(getattr(student, 'pad_value', 0) or 0)
         self.pad = float(getattr(teacher, 'pad_value', 0) or 0)
@@ -75,10 +78,14 @@ class InputBridge(nn.Module):
 
     def _repad(self, inputs: Tensor, samples: Sequence[Any]) -> Tensor:
         height, width = inputs.shape[2:]
-        sizes = [tuple(s.metainfo.get('img_shape', (height, width)))[:2] for s in samples]
+        sizes = [
+            tuple(s.metainfo.get('img_shape', (height, width)))[:2] for s in samples
+        ]
         if all(size == (height, width) for size in sizes):
             return inputs
-        sizes = torch.tensor(sizes).to(inputs.device, non_blocking=True)[:, :, None, None]
+        sizes = torch.tensor(sizes).to(inputs.device, non_blocking=True)[
+            :, :, None, None
+        ]
         rows = torch.arange(height, device=inputs.device)[:, None] >= sizes[:, 0, :]
         columns = torch.arange(width, device=inputs.device) >= sizes[:, 1, :]
         outside = rows.reshape(-1, 1, height, 1) | columns.reshape(-1, 1, 1, width)

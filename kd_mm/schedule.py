@@ -79,6 +79,6 @@ class Schedule:
         factor = min(1.0, now / self.warmup) if self.warmup else 1.0
         if self.decay and end is not None:
             factor = min(factor, max(0.0, (end - now) / self.decay))
-        return factor if self.shape == 'linear' else 0.5 - 0.5 * math.cos(
-            math.pi * factor
+        return (
+            factor if self.shape == 'linear' else 0.5 - 0.5 * math.cos(math.pi * factor)
         )

@@ -99,7 +99,9 @@ class Teacher:
         if not self.validate:
             # a childless module (an embedding) may be read without being called
             self._unused = [
-                m for m in self.model.children() if m not in called and any(m.children())
+                m
+                for m in self.model.children()
+                if m not in called and any(m.children())
             ]
         if self.dtype:
             self.model.to(self.dtype)

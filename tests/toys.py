@@ -166,7 +166,10 @@ def _two_stage(kind: str, width: int, classes: int, base: int) -> ConfigDict:
         debug=False,
     )
     proposals = dict(
-        nms_pre=50, max_per_img=20, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0
+        nms_pre=50,
+        max_per_img=20,
+        nms=dict(type='nms', iou_threshold=0.7),
+        min_bbox_size=0,
     )
     return ConfigDict(
         type=kind,
@@ -274,9 +277,7 @@ def detr(*, dims: int = 32, classes: int = 4, base: int = 8) -> ConfigDict:
             type='DETRHead',
             num_classes=classes,
             embed_dims=dims,
-            loss_cls=dict(
-                type='CrossEntropyLoss', bg_cls_weight=0.1, class_weight=1.0
-            ),
+            loss_cls=dict(type='CrossEntropyLoss', bg_cls_weight=0.1, class_weight=1.0),
             loss_bbox=dict(type='L1Loss', loss_weight=5.0),
             loss_iou=dict(type='GIoULoss', loss_weight=2.0),
         ),
@@ -302,7 +303,11 @@ def classifier(*, base: int = 8, classes: int = 4, **head) -> ConfigDict:
             type='ClsDataPreprocessor', num_classes=classes, to_rgb=True, **_NORM
         ),
         backbone=dict(
-            type='ResNet', depth=18, base_channels=base, stem_channels=base, out_indices=(1, 2, 3)
+            type='ResNet',
+            depth=18,
+            base_channels=base,
+            stem_channels=base,
+            out_indices=(1, 2, 3),
         ),
         neck=dict(type='GlobalAveragePooling'),
         head=dict(

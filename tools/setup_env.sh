@@ -6,12 +6,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${KD_MM_VENV:-.venv}
 log=$venv/setup.log
-want=$(cat requirements.txt setup.py tools/setup_env.sh | cksum)
+want=$(cat requirements.txt tools/setup_env.sh | cksum)
 
 say() { printf '\033[1m[env]\033[0m %s\n' "$*"; }
 fail() { printf '[env] error: %s\n' "$*" >&2; exit 1; }
 
-[ -f "$venv/.ready" ] && [ "$(cat "$venv/.ready")" = "$want" ] && exit 0
+ready() { [ -f "$venv/.ready" ] && [ "$(cat "$venv/.ready")" = "$want" ]; }
+# kd_mm/.mim is made by the editable install and lost by a cleaned checkout.
+ready && [ -e kd_mm/.mim/configs ] && [ -e kd_mm/.mim/tools ] && exit 0
 
 # 1. what the machine must have
 python=${PYTHON:-}
@@ -49,6 +51,11 @@ py=$venv/bin/python
 pin() { grep -E "^$1==" requirements.txt; }
 pip() { "$py" -m pip --disable-pip-version-check "$@"; }
 
+install_kd_mm() {
+  step "kd_mm, editable" pip install --no-build-isolation --no-deps -e .
+}
+ready && { install_kd_mm; exit 0; }
+
 step "build tools" pip install 'setuptools>=80,<82' wheel ninja psutil
 step "torch and torchvision (about 5 GB)" pip install "$(pin torch)" "$(pin torchvision)"
 step "mmcv's operators: about 11 minutes when they are compiled for the first time" \
@@ -60,7 +67,7 @@ if [ -d "$("$py" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/cv
     '$py' -m pip uninstall -y opencv-python opencv-python-headless &&
     '$py' -m pip install --no-deps opencv-python-headless"
 fi
-step "kd_mm, editable" pip install --no-build-isolation --no-deps -e .
+install_kd_mm
 step "a first import" "$py" -c "import mmcv.ops, mmdet, mmpretrain, kd_mm"
 echo "$want" >"$venv/.ready"
 say "ready: $venv"

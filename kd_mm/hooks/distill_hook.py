@@ -58,7 +58,9 @@ class DistillHook(Hook):
         if not runner._resume or not (missing or foreign):
             return
         what = [f'lacks {len(missing)} tensors ({missing[0]}, ...)'] if missing else []
-        what += [f'has {len(foreign)} unknown ones ({foreign[0]}, ...)'] if foreign else []
+        what += (
+            [f'has {len(foreign)} unknown ones ({foreign[0]}, ...)'] if foreign else []
+        )
         raise ConfigError(
             'cannot resume: the distiller in the checkpoint '
             + ' and '.join(what)
@@ -77,7 +79,9 @@ class DistillHook(Hook):
         for stage in self._stages(runner):
             stage.before_train_epoch(runner)
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None
+    ) -> None:
         for stage in self._stages(runner):
             stage.before_train_iter(runner, data_batch)
 
@@ -101,7 +105,9 @@ class DistillHook(Hook):
         if hasattr(loop.dataloader.dataset, 'metainfo'):
             loop.evaluator.dataset_meta = loop.dataloader.dataset.metainfo
         for batch in loop.dataloader:
-            loop.evaluator.process(data_samples=teacher.val_step(batch), data_batch=batch)
+            loop.evaluator.process(
+                data_samples=teacher.val_step(batch), data_batch=batch
+            )
         metrics = loop.evaluator.evaluate(len(loop.dataloader.dataset))
         text = ', '.join(f'{name} {value:.4f}' for name, value in metrics.items())
         runner.logger.info(f'kd_mm: the teacher on the validation set: {text}')

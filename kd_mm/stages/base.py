@@ -1,9 +1,14 @@
 """What every stage of a link is."""
 
+from typing import TYPE_CHECKING
+
 from mmengine.runner import Runner
 from torch import nn
 
 from ..pair import FeaturePair
+
+if TYPE_CHECKING:
+    from ..link import Link
 
 
 class Stage(nn.Module):
@@ -18,10 +23,22 @@ class Stage(nn.Module):
     The ``before_*`` and ``after_*`` methods are called by
     :class:`kd_mm.hooks.DistillHook` when MMEngine's Runner trains; a stage that needs
     the training loop overrides them.
+
+    Attributes:
+        ready (bool): Whether the stage can work yet. A link does not run, and adds
+            nothing to the loss, until all of its stages are ready.
+        mixes_channels (bool): Whether freshly initialised layers mix the student's
+            channels here, so that behind them one order is as good as another.
     """
+
+    ready = True
+    mixes_channels = False
 
     def setup(self, pair: FeaturePair) -> None:
         """Create parameters from the shapes in ``pair``."""
+
+    def check(self, link: 'Link') -> None:
+        """Complain about what surrounds the stage, once all of ``link`` is set up."""
 
     def forward(self, pair: FeaturePair) -> FeaturePair:
         """Return the changed pair; changing it in place is fine."""

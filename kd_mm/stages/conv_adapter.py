@@ -30,6 +30,8 @@ class ConvAdapter(Stage):
         student ``(N, Cs, H, W)`` or ``(N, Cs)`` -> ``(N, Ct, H, W)`` or ``(N, Ct)``.
     """
 
+    mixes_channels = True
+
     def __init__(
         self,
         *,

@@ -36,9 +36,13 @@ class Resize(Stage):
     def forward(self, pair: FeaturePair) -> FeaturePair:
         student, teacher = pair.student, pair.teacher
         if self.side == 'student':
-            pair.student = [self._to(s, t) for s, t in zip(student, teacher, strict=True)]
+            pair.student = [
+                self._to(s, t) for s, t in zip(student, teacher, strict=True)
+            ]
         else:
-            pair.teacher = [self._to(t, s) for s, t in zip(student, teacher, strict=True)]
+            pair.teacher = [
+                self._to(t, s) for s, t in zip(student, teacher, strict=True)
+            ]
         return pair
 
     def _to(self, feature: Tensor, like: Tensor) -> Tensor:

@@ -48,7 +48,9 @@ def plain_student(cfg):
     for key in [k for k in values if k not in RUNNER_KEYS]:
         if _names_kd_mm(values[key]):
             del values[key]
-    return Config(values, filename=cfg.filename)
+    # A config from a checkpoint names a temporary file that is gone.
+    name = cfg.filename if cfg.filename and osp.isfile(cfg.filename) else None
+    return Config(values, filename=name)
 
 
 def _names_kd_mm(value):

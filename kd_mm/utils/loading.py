@@ -114,7 +114,9 @@ def load_weights(model: nn.Module, path: str, *, key: str) -> None:
         parts = []
         if missing:
             example = ', '.join(missing[:3])
-            parts.append(f'{len(missing)} of {len(own)} tensors are missing ({example})')
+            parts.append(
+                f'{len(missing)} of {len(own)} tensors are missing ({example})'
+            )
         if other:
             parts.append(f'{len(other)} have other shapes ({", ".join(other[:3])})')
         raise ConfigError(

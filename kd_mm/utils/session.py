@@ -1,5 +1,6 @@
 """One call of a tool: how it fails, how it is interrupted, what it leaves behind."""
 
+import functools
 import os
 import os.path as osp
 import pickle
@@ -7,10 +8,11 @@ import shlex
 import shutil
 import signal
 import sys
+import time
 import urllib.error
 
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 
 from ..errors import ConfigError
 
@@ -46,9 +48,13 @@ class Session:
         self.started = False
         self._existing = None  # the nearest parent of work_dir that was there before
         self._signal = signal.SIGINT
+        self._before: dict = {}
+        self._saving = False
+        self._pending = False
 
     def __enter__(self):
-        signal.signal(signal.SIGTERM, self._on_sigterm)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._on_signal)
         return self
 
     def build(self, cfg):
@@ -69,12 +75,40 @@ class Session:
         cli.prepare_launcher(cfg)
         runner = cli.build_runner(cfg)
         runner.register_hook(_Started(self))
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook):
+                for event in (
+                    'after_train_iter',
+                    'after_train_epoch',
+                    'after_val_epoch',
+                ):
+                    setattr(hook, event, self._unbroken(getattr(hook, event)))
         return runner
 
+    def _unbroken(self, save):
+        """``save``, with an interruption put off until it is through.
+
+        MMEngine deletes an older checkpoint, writes the new one, then notes its name;
+        cut in the middle, nothing might be left to resume from.
+        """
+
+        @functools.wraps(save)
+        def saving(*args, **kwargs):
+            self._saving = True
+            try:
+                save(*args, **kwargs)
+            finally:
+                self._saving = False
+            if self._pending:
+                raise KeyboardInterrupt
+
+        return saving
+
     def __exit__(self, kind, error, trace):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
         if error is None:
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
+            _leave_process_group()
             return
         if isinstance(error, KeyboardInterrupt):
             self._say(self._interrupted())
@@ -87,8 +121,11 @@ class Session:
         self._say(f'error: {line}')
         raise SystemExit(2) from None
 
-    def _on_sigterm(self, number, frame):
+    def _on_signal(self, number, frame):
         self._signal = number
+        if self._saving and not self._pending:  # a second Ctrl-C does not wait
+            self._pending = True
+            return
         raise KeyboardInterrupt
 
     def _say(self, line):
@@ -126,6 +163,18 @@ class Session:
         return f'{how}; {last} can be resumed: {command}'
 
 
+def _leave_process_group():
+    dist = torch.distributed
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    if dist.get_backend() == 'gloo':
+        # A worker thread of gloo frees the tensors of the last collective. Doing so
+        # needs the GIL; if Python is shutting down by then, the process aborts.
+        dist.barrier()
+        time.sleep(0.1)
+    dist.destroy_process_group()
+
+
 def last_checkpoint(work_dir):
     """The checkpoint that ``--resume`` would take, or None."""
     try:
@@ -157,7 +206,8 @@ def one_line(error, *, started):
     if isinstance(error, urllib.error.URLError | ConnectionError):
         return f'a download failed: {text}'
     if isinstance(error, OSError) and error.__class__ is not OSError:
-        return text  # FileNotFoundError, PermissionError, ...
+        # FileNotFoundError, PermissionError, ...; MMEngine raises them without errno
+        return f'{error.filename}: {error.strerror}' if error.errno else text
     if isinstance(error, TypeError) and (
         'unexpected keyword argument' in text or 'required positional arg' in text
     ):

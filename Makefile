@@ -1,0 +1,33 @@
+# make demo and make test do all the set-up they need.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-fast lint clean
+VENV ?= $(or $(KD_MM_VENV),.venv)
+PY := $(VENV)/bin/python
+ARGS ?=
+export KD_MM_VENV := $(VENV)
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+env:  ## make .venv with the tested environment (quick when it is there)
+	@tools/setup_env.sh
+
+demo: env  ## train a small detector alone and distilled, compare (6 minutes on 2 cores)
+	@$(PY) tools/demo.py $(ARGS)
+
+test: env  ## run the tests (all but those that need a GPU)
+	@$(PY) -m pytest -q -m "not gpu" --durations=10 $(ARGS)
+
+test-fast: env  ## run the tests that take no more than a few seconds each
+	@$(PY) -m pytest -q -m "not gpu and not slow and not dist" $(ARGS)
+
+lint: env  ## ruff, codespell and mypy
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m codespell_lib
+	@$(PY) -m mypy
+
+clean:  ## remove what runs and builds leave behind (.venv and data stay)
+	rm -rf work_dirs build dist kd_mm.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find kd_mm tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

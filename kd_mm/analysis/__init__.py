@@ -1,0 +1,1 @@
+"""Measures on the features of two networks: channels, similarity, fitted maps."""

@@ -1,0 +1,346 @@
+"""KCD: make the teacher's channels consistent with the student's."""
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from mmengine.dist import broadcast
+from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor
+
+from ..analysis.channels import (
+    MATRICES,
+    TRANSFORMS,
+    ChannelMap,
+    control_map,
+    fit_map,
+    matched_correlation,
+    total_similarity,
+)
+from ..analysis.fit import fit_channels, plain_loader
+from ..analysis.moments import KINDS, Covariance, channel_dim, channels
+from ..errors import ConfigError, nearest
+from ..pair import FeaturePair
+from ..registry import MODELS
+from .base import Stage
+
+if TYPE_CHECKING:
+    from ..link import Link
+
+
+@MODELS.register_module()
+class ChannelAlign(Stage):
+    """Bring the teacher's channels into the student's order. KCD.
+
+    KCD, after the abstract of arXiv 2103.16844; everything below it is our choice.
+    Two networks put different meanings into channel i. The channels of both are
+    correlated on un-augmented training images, the teacher's are assigned to the
+    student's, and the assignment is then fixed: an index-select of the teacher's
+    feature, or one frozen 1x1 convolution. Until it is fitted the link does not run.
+
+    The map belongs to the student it was fitted on. It is in the checkpoint, so a
+    resumed run never fits it again; a run that starts anew always does.
+
+    Args:
+        transform (str): 'bipartite' (one-to-one with the largest total correlation),
+            'greedy' (one-to-one, best pair first), 'grouped' (of a wider teacher
+            every channel is assigned, a student channel gets the entry of largest
+            magnitude of its group), 'procrustes' (rotation), 'ridge' (regression of
+            the student on the teacher), and the controls 'identity' and 'random'.
+            Defaults to 'bipartite'.
+        similarity (str): What is correlated: 'gap' (features averaged over
+            positions, one sample an image), 'class' (class means; of detections
+            pooled inside the boxes) or 'spatial' (every position).
+            Defaults to 'gap'.
+        fit_at (int | str): After how many epochs the map is fitted; 'start' is 0.
+            Defaults to 1.
+        every (int, optional): Fit again every so many epochs during the first half of
+            training; a level's map is only replaced when its total similarity gains
+            more than 1 %. Defaults to None, never.
+        by_epoch (bool): Whether ``fit_at`` and ``every`` are epochs; iterations
+            otherwise. Defaults to True.
+        images (int, optional): How many training images to use; None: all.
+            Defaults to 5000.
+        share (bool): Whether all levels use one map, fitted on their mean covariance;
+            for heads that share weights over levels. Defaults to False.
+        ridge (float): Regularisation of 'ridge', in mean variances of a teacher
+            channel. Defaults to 0.01.
+        seed (int): Of 'random'. Defaults to 0.
+
+    Shapes:
+        teacher ``(N, Ct, H, W)``, ``(N, L, Ct)`` or ``(N, Ct)`` -> Cs channels. If
+        Ct < Cs and the map is no matrix, only the Ct matched channels of the student
+        go on, on both sides.
+
+    Raises:
+        ConfigError: For unknown names, numbers out of range, or ``share`` over levels
+            of different widths.
+    """
+
+    def __init__(
+        self,
+        *,
+        transform: str = 'bipartite',
+        similarity: str = 'gap',
+        fit_at: int | str = 1,
+        every: int | None = None,
+        by_epoch: bool = True,
+        images: int | None = 5000,
+        share: bool = False,
+        ridge: float = 0.01,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for key, value, known in (
+            ('transform', transform, TRANSFORMS),
+            ('similarity', similarity, KINDS),
+        ):
+            if value not in known:
+                near = nearest(value, known, len(known))
+                raise ConfigError(f'ChannelAlign.{key}={value!r} is unknown; {near}')
+        fit_at = 0 if fit_at == 'start' else fit_at
+        if not isinstance(fit_at, int) or fit_at < 0:
+            raise ConfigError(f"ChannelAlign.fit_at is 'start' or >= 0, not {fit_at!r}")
+        if every is not None and every < 1:
+            raise ConfigError(f'ChannelAlign.every must be >= 1, got {every}')
+        if images is not None and images < 2:
+            raise ConfigError(f'ChannelAlign.images must be >= 2, got {images}')
+        if ridge <= 0:
+            raise ConfigError(f'ChannelAlign.ridge must be > 0, got {ridge}')
+        self.transform, self.similarity = transform, similarity
+        self.fit_at, self.every, self.by_epoch = fit_at, every, by_epoch
+        self.images, self.share, self.ridge, self.seed = images, share, ridge, seed
+        self.register_buffer('fitted_at', torch.tensor(-1))
+        self._fitted_at = -1  # the same on the host: read in every step
+        self._trained_by_runner = self._warned = False
+        self.register_load_state_dict_post_hook(_read_fitted_at)
+
+    # ---- shapes and use -------------------------------------------------------
+
+    def setup(self, pair: FeaturePair) -> None:
+        widths = [
+            (channels(s), channels(t))
+            for s, t in zip(pair.student, pair.teacher, strict=True)
+        ]
+        if self.share and len(set(widths)) > 1:
+            raise ConfigError(f'ChannelAlign(share=True): widths differ: {widths}')
+        self.levels = len(widths)
+        self.widths = widths[:1] if self.share else widths
+        for i, (width_s, width_t) in enumerate(self.widths):
+            start = control_map('identity', width_s, width_t, 0)
+            if self.transform in MATRICES:
+                matrix = torch.eye(width_s, width_t)
+                self.register_buffer(f'matrix_{i}', matrix)
+                continue
+            groups = -(-width_t // width_s) if self.transform == 'grouped' else 1
+            self.register_buffer(f'index_{i}', start.index.repeat(groups, 1))
+            if width_t < width_s:
+                self.register_buffer(f'kept_{i}', start.kept)
+
+    def check(self, link: 'Link') -> None:
+        """Warn where the map cannot matter."""
+        own = [stage for stage in link.stages if isinstance(stage, ChannelAlign)]
+        if len(own) > 1:
+            raise ConfigError('a link has room for one ChannelAlign')
+        criterion = type(link.criterion).__name__
+        where = f'links.{link.name}: ChannelAlign(transform={self.transform!r})'
+        warn = MMLogger.get_current_instance().warning
+        if not link.criterion.sees_channel_order:
+            warn(
+                f'{where} cannot help {criterion}, which does not compare channels '
+                'whose order is open: it sums them out, or they are classes'
+            )
+        stages = list(link.stages)
+        later = stages[stages.index(self) + 1 :]
+        mixers = [type(stage).__name__ for stage in later if stage.mixes_channels]
+        reorders = self.transform not in MATRICES and all(
+            s == t for s, t in self.widths
+        )
+        if mixers and reorders and self.transform != 'identity':
+            warn(
+                f'{where} cannot help {criterion} behind a freshly initialised '
+                f'{mixers[0]}, which learns any order of channels equally well; remove '
+                'one of the two'
+            )
+
+    def map(self, level: int) -> ChannelMap:
+        """The map of one level, on the buffers' device."""
+        i = 0 if self.share else level
+        width_s, _ = self.widths[i]
+        kept = getattr(self, f'kept_{i}', None)
+        if kept is None:
+            kept = torch.arange(width_s, device=self.fitted_at.device)
+        return ChannelMap(
+            kept, getattr(self, f'index_{i}', None), getattr(self, f'matrix_{i}', None)
+        )
+
+    def forward(self, pair: FeaturePair) -> FeaturePair:
+        for level in range(self.levels):
+            i = 0 if self.share else level
+            student, teacher = pair.student[level], pair.teacher[level]
+            if self.transform in MATRICES:
+                pair.teacher[level] = mix(teacher, getattr(self, f'matrix_{i}'))
+                continue
+            pair.teacher[level] = select(teacher, getattr(self, f'index_{i}'))
+            if hasattr(self, f'kept_{i}'):
+                kept = getattr(self, f'kept_{i}')
+                pair.student[level] = student.index_select(channel_dim(student), kept)
+        return pair
+
+    # ---- fitting --------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether the map is fitted."""
+        if self._fitted_at < 0 and not (self._trained_by_runner or self._warned):
+            self._warned = True
+            MMLogger.get_current_instance().warning(
+                "ChannelAlign is not fitted, so its link does nothing. MMEngine's "
+                'Runner fits it; in another training loop, call '
+                'kd_mm.analysis.fit.fit_channels'
+            )
+        return self._fitted_at >= 0
+
+    def before_train(self, runner: Runner) -> None:
+        """Check that the map will be fitted; forget one from an earlier run."""
+        self._trained_by_runner = True
+        if self._fitted_at >= 0 and not runner._resume:
+            MMLogger.get_current_instance().info(
+                'ChannelAlign: training starts anew, so the map in the checkpoint will '
+                'be fitted again'
+            )
+            self._mark(-1)
+        total = runner.max_epochs if self.by_epoch else runner.max_iters
+        if self._fitted_at < 0 and self.fit_at >= total:
+            unit = 'epochs' if self.by_epoch else 'iterations'
+            raise ConfigError(
+                f'ChannelAlign.fit_at={self.fit_at} is never reached in {total} {unit} '
+                'of training (by_epoch=False counts iterations)'
+            )
+
+    def before_train_iter(self, runner: Runner, data_batch: dict) -> None:
+        """Fit when the time has come, together with all other stages that are due."""
+        if not self.due(runner):
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        stages = [
+            stage
+            for link in model.distiller.links.values()
+            for stage in link.stages
+            if isinstance(stage, ChannelAlign)
+            and stage.due(runner)
+            and link.criterion.weight
+        ]
+        learners = [stage for stage in stages if not stage.is_control]
+        if learners:
+            counts = [stage.images for stage in learners]
+            loader = plain_loader(
+                runner.cfg,
+                runner.train_dataloader.dataset,
+                images=None if None in counts else max(counts),
+                annotations=any(s.similarity == 'class' for s in learners),
+            )
+            images = fit_channels(model, learners, loader)
+            runner.logger.info(f'kd_mm: matched channels on {images} images')
+        for stage in stages:
+            if stage.is_control:
+                stage.fit([])
+            stage._mark(runner.epoch if stage.by_epoch else runner.iter)
+
+    @property
+    def is_control(self) -> bool:
+        """Whether the map needs no data."""
+        return self.transform in ('identity', 'random')
+
+    def due(self, runner: Runner) -> bool:
+        """Whether the map should be fitted now."""
+        done = runner.epoch if self.by_epoch else runner.iter
+        if self._fitted_at < 0:
+            return done >= self.fit_at
+        if self.every is None or self.is_control:
+            return False
+        total = runner.max_epochs if self.by_epoch else runner.max_iters
+        return done >= self._fitted_at + self.every and 2 * done < total
+
+    def fit(self, covariances: list[Covariance]) -> None:
+        """Set the maps from covariances, one per level; none for the controls.
+
+        A map that is fitted already is only replaced by one that is more than 1 %
+        better.
+        """
+        logger = MMLogger.get_current_instance()
+        if self.share and covariances:
+            covariances = [Covariance.pooled(covariances)]
+        for i, (width_s, width_t) in enumerate(self.widths):
+            if self.is_control:
+                new = control_map(self.transform, width_s, width_t, self.seed + i)
+                self._store(i, new)
+                continue
+            cov = covariances[i]
+            new = fit_map(self.transform, cov, ridge=self.ridge)
+            before, after = (total_similarity(cov, m) for m in (self.map(i), new))
+            if self._fitted_at >= 0 and after <= 1.01 * before:
+                logger.info(f'ChannelAlign level {i}: the map stays')
+                continue
+            self._store(i, new)
+            same = control_map('identity', width_s, width_t, 0)
+            was, now = (matched_correlation(cov, m).mean() for m in (same, new))
+            logger.info(
+                f'ChannelAlign level {i}: mean correlation of matched channels '
+                f'{was:.3f} -> {now:.3f} ({self.transform}, {self.similarity})'
+            )
+        self._mark(max(self._fitted_at, 0))
+
+    def _store(self, i: int, new: ChannelMap) -> None:
+        for name in ('kept', 'index', 'matrix'):
+            buffer = getattr(self, f'{name}_{i}', None)
+            if buffer is not None:
+                buffer.copy_(getattr(new, name))
+                broadcast(buffer)  # rounding must not make ranks disagree
+
+    def _mark(self, when: int) -> None:
+        self.fitted_at.fill_(when)
+        self._fitted_at = when
+
+
+def _read_fitted_at(stage: ChannelAlign, incompatible) -> None:
+    stage._fitted_at = int(stage.fitted_at)
+
+
+def select(feature: Tensor, index: Tensor) -> Tensor:
+    """Take channels by index; of a group, the entry of largest magnitude.
+
+    Args:
+        feature (Tensor): ``(N, C, H, W)``, ``(N, L, C)`` or ``(N, C)``.
+        index (Tensor): ``(G, M)`` channels, -1: none.
+
+    Returns:
+        Tensor: The same form with M channels.
+    """
+    dim = channel_dim(feature)
+    if len(index) == 1:
+        return feature.index_select(dim, index[0])
+    groups = feature.index_select(dim, index.clamp(min=0).flatten())
+    groups = groups.unflatten(dim, index.shape)
+    empty = (index < 0).view(*index.shape, *[1] * (feature.ndim - dim - 1))
+    groups = groups.masked_fill(empty, 0)
+    strongest = groups.abs().argmax(dim, keepdim=True)
+    return groups.gather(dim, strongest).squeeze(dim)
+
+
+def mix(feature: Tensor, matrix: Tensor) -> Tensor:
+    """Frozen 1x1 convolution.
+
+    Args:
+        feature (Tensor): ``(N, C, H, W)``, ``(N, L, C)`` or ``(N, C)``.
+        matrix (Tensor): ``(M, C)``.
+
+    Returns:
+        Tensor: The same form with M channels.
+    """
+    matrix = matrix.to(feature.dtype)
+    if feature.ndim == 4:
+        return F.conv2d(feature, matrix[:, :, None, None])
+    return F.linear(feature, matrix)

@@ -1,0 +1,71 @@
+"""CKA against sums written out in full."""
+
+import itertools
+
+import pytest
+import torch
+
+from kd_mm.analysis.channels import cka_of
+from kd_mm.analysis.cka import cka, hsic1, linear_cka
+from kd_mm.analysis.moments import Covariance
+from kd_mm.errors import ConfigError
+
+
+def rows(n: int, width: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, width, generator=generator, dtype=torch.float64)
+
+
+def hsic_by_definition(k, m) -> float:
+    """Unbiased HSIC as a mean over tuples of distinct samples."""
+    n = len(k)
+    pairs = list(itertools.permutations(range(n), 2))
+    triples = list(itertools.permutations(range(n), 3))
+    quadruples = list(itertools.permutations(range(n), 4))
+    a = sum(float(k[i, j] * m[i, j]) for i, j in pairs) / len(pairs)
+    b = sum(float(k[i, j] * m[i, q]) for i, j, q in triples) / len(triples)
+    c = sum(float(k[i, j] * m[q, r]) for i, j, q, r in quadruples) / len(quadruples)
+    return a - 2 * b + c
+
+
+def test_hsic1_is_the_mean_over_tuples_of_distinct_samples():
+    x, y = rows(7, 3, 0), rows(7, 5, 1) + 2
+    k, m = x @ x.T, y @ y.T
+    assert float(hsic1(k, m)) == pytest.approx(hsic_by_definition(k, m), abs=1e-12)
+
+
+def test_cka_is_the_normalised_hsic_of_the_definition():
+    x = rows(6, 4, 0)
+    y = x[:, :2].repeat(1, 2) + 0.1 * rows(6, 4, 1)
+    k, m = x @ x.T, y @ y.T
+    norm = hsic_by_definition(k, k) * hsic_by_definition(m, m)
+    expected = hsic_by_definition(k, m) / norm**0.5
+    assert float(cka(x, y)) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize('n', [5, 40])
+def test_linear_cka_equals_a_double_loop_over_centred_gram_matrices(n):
+    x, y = rows(n, 8, 0), rows(n, 12, 1) + 3
+    k, m = ((z - z.mean(0)) @ (z - z.mean(0)).T for z in (x, y))
+    sums = [
+        sum(float(a[i, j] * b[i, j]) for i in range(n) for j in range(n))
+        for a, b in ((k, m), (k, k), (m, m))
+    ]
+    expected = sums[0] / (sums[1] * sums[2]) ** 0.5
+    assert float(linear_cka(x, y)) == pytest.approx(expected, rel=1e-10)
+    assert float(cka_of(Covariance.of(x, y))) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize('measure', [cka, linear_cka])
+def test_cka_ignores_permutation_and_scale(measure):
+    x, y = rows(20, 6, 0), rows(20, 6, 1)
+    order = torch.randperm(6)
+    torch.testing.assert_close(measure(x, y), measure(x, 3 * y[:, order]))
+    torch.testing.assert_close(measure(x, 2 * x[:, order]), torch.ones(()).double())
+
+
+def test_cka_needs_four_samples_of_both_sides():
+    with pytest.raises(ConfigError, match='n >= 4'):
+        cka(rows(3, 2, 0), rows(3, 2, 1))
+    with pytest.raises(ConfigError, match='same samples'):
+        linear_cka(rows(3, 2, 0), rows(4, 2, 1))

@@ -1,0 +1,25 @@
+"""Paths, threads and data that tests share."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / 'tests'))
+torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 2)))
+
+
+@pytest.fixture(scope='session')
+def data_folder() -> Path:
+    """Folder with real data: `data/`, or what KD_MM_TEST_DATA names."""
+    for folder in (
+        os.environ.get('KD_MM_TEST_DATA'),
+        ROOT / 'data',
+        ROOT / '../shared/data',
+    ):
+        if folder and (Path(folder) / 'coco_s320').is_dir():
+            return Path(folder).resolve()
+    pytest.skip('no folder with coco_s320 and weights (set KD_MM_TEST_DATA)')

@@ -1,0 +1,534 @@
+"""ChannelAlign: what it does to features, when it is fitted, what it leaves alone."""
+
+import logging
+import random
+
+import numpy as np
+import pytest
+import torch
+import toys
+from helpers import PackedImages, build, detection_batch, distill_cfg, losses_of, runner
+from mmengine.hooks import Hook
+from mmengine.structures import InstanceData
+from torch.nn.functional import interpolate
+from torch.utils.data import ConcatDataset, Subset
+
+from kd_mm.analysis.channels import TRANSFORMS
+from kd_mm.analysis.fit import (
+    fit_channels,
+    plain_dataset,
+    plain_loader,
+    plain_pipeline,
+    spread,
+    undisturbed,
+)
+from kd_mm.analysis.moments import Covariance
+from kd_mm.criteria import attention_loss, mse_loss, pkd_loss
+from kd_mm.errors import ConfigError
+from kd_mm.pair import FeaturePair
+from kd_mm.stages import ChannelAlign
+
+STUDENT, TEACHER = toys.retinanet(), toys.retinanet(base=16)
+
+
+def links(criterion='MSELoss', *, stages=(), weight=1.0, **align) -> dict:
+    return dict(
+        fpn=dict(
+            student='neck',
+            teacher='neck',
+            levels=[0, 1],
+            stages=[dict(type='kd_mm.ChannelAlign', **align), *stages],
+            criterion=dict(type=f'kd_mm.{criterion}', weight=weight),
+        )
+    )
+
+
+def distilled(*args, student=STUDENT, teacher=TEACHER, **kwargs):
+    return build(distill_cfg(student, teacher, links(*args, **kwargs)))
+
+
+def align_of(model) -> ChannelAlign:
+    return model.distiller.links.fpn.stages[0]
+
+
+def batches(count: int = 4) -> list[dict]:
+    """Batches of different blotchy images."""
+    torch.manual_seed(7)
+    data = [detection_batch() for _ in range(count)]
+    for batch in data:
+        batch['inputs'] = [
+            interpolate(torch.rand(1, 3, 4, 4) * 255, image.shape[1:])[0].byte()
+            for image in batch['inputs']
+        ]
+    return data
+
+
+def maps(model) -> dict:
+    state = align_of(model).state_dict()
+    assert state
+    return {key: value.clone() for key, value in state.items()}
+
+
+def equal(left: dict, right: dict) -> bool:
+    return left.keys() == right.keys() and all(
+        torch.equal(left[key], right[key]) for key in left
+    )
+
+
+def pair_of(width_s: int, width_t: int, form: str = 'map', levels: int = 1):
+    shape = dict(map=(40, -1, 3, 3), tokens=(40, 9, -1), vector=(40, -1))[form]
+    torch.manual_seed(0)
+    student, teacher = (
+        [torch.randn([width if i == -1 else i for i in shape]) for _ in range(levels)]
+        for width in (width_s, width_t)
+    )
+    for feature in student:
+        feature.requires_grad_()
+    return FeaturePair('fpn', student, teacher, [None] * 40, (30, 30))
+
+
+def stage_on(pair: FeaturePair, **kwargs) -> ChannelAlign:
+    """A stage set up on ``pair`` and fitted to made-up statistics of its widths."""
+    stage = ChannelAlign(**kwargs)
+    stage.setup(pair)
+    widths = [(s.shape[1], t.shape[1]) for s, t in zip(pair.student, pair.teacher)]
+    stage.fit(
+        [Covariance.of(torch.randn(50, s), torch.randn(50, t)) for s, t in widths]
+    )
+    return stage
+
+
+# ---- what it does to a pair -------------------------------------------------------
+
+
+@pytest.mark.parametrize('widths', [(6, 6), (6, 15), (15, 6)])
+@pytest.mark.parametrize('transform', TRANSFORMS)
+def test_both_sides_have_the_same_channels_whatever_the_widths(transform, widths):
+    pair = pair_of(*widths)
+    stage = stage_on(pair, transform=transform)
+    out = stage(pair)
+    matrix = transform in ('procrustes', 'ridge')
+    width = widths[0] if matrix else min(widths)
+    assert out.student[0].shape == out.teacher[0].shape == (40, width, 3, 3)
+
+
+@pytest.mark.parametrize('transform', ['grouped', 'bipartite', 'ridge'])
+@pytest.mark.parametrize('form', ['tokens', 'vector'])
+def test_tokens_and_vectors_are_aligned_like_maps(transform, form):
+    pair = pair_of(6, 15)
+    stage = stage_on(pair, transform=transform)
+    teacher = pair.teacher[0]
+    expected = stage(pair).teacher[0]
+    if form == 'tokens':
+        pair.teacher, expected = [teacher.flatten(2).mT], expected.flatten(2).mT
+        pair.student = [pair.student[0].flatten(2).mT]
+    else:
+        pair.teacher, expected = [teacher[..., 0, 0]], expected[..., 0, 0]
+        pair.student = [pair.student[0][..., 0, 0]]
+    torch.testing.assert_close(stage(pair).teacher[0], expected)
+
+
+def test_grouped_passes_the_entry_of_largest_magnitude_with_its_sign():
+    pair = pair_of(2, 3)
+    stage = stage_on(pair, transform='grouped')
+    stage.index_0.copy_(torch.tensor([[0, 1], [2, -1]]))
+    pair.teacher = [torch.tensor([[1.0, 3.0, -2.0], [0.5, -1.0, 0.1]])]
+    assert stage(pair).teacher[0].tolist() == [[-2.0, 3.0], [0.5, -1.0]]
+
+
+def test_only_matched_channels_of_a_wider_student_are_supervised():
+    pair = pair_of(15, 6)
+    stage = stage_on(pair)
+    student = pair.student[0]
+    out = stage(pair)
+    torch.testing.assert_close(out.student[0], student[:, stage.kept_0])
+    out.student[0].sum().backward()
+    touched = student.grad.abs().sum((0, 2, 3)).nonzero().flatten()
+    assert torch.equal(touched, stage.kept_0)
+
+
+@pytest.mark.parametrize('transform', TRANSFORMS)
+def test_no_gradient_into_map_or_teacher(transform):
+    model = distilled(transform=transform)
+    fit_channels(model, [align_of(model)], batches(2))
+    assert not list(align_of(model).parameters())
+    sum(v for k, v in losses_of(model, batches(1)[0]).items() if 'kd' in k).backward()
+    assert any(p.grad is not None for p in model.neck.parameters())
+    assert not any(b.requires_grad for b in align_of(model).buffers())
+    teacher = model.distiller.teacher.model
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_at_cannot_see_a_permutation_and_mse_and_pkd_can():
+    student, teacher = torch.randn(2, 4, 8, 5, 5).unbind()
+    shuffled = teacher[:, torch.randperm(8).roll(1)]
+    torch.testing.assert_close(
+        attention_loss(student, shuffled), attention_loss(student, teacher)
+    )
+    for loss in (mse_loss, pkd_loss):
+        assert abs(loss(student, shuffled) - loss(student, teacher)) > 1e-4
+
+
+def test_a_permuted_teacher_is_put_back_in_order():
+    """The teacher is the student with permuted FPN channels: the loss becomes 0."""
+    model = distilled(teacher=STUDENT)
+    order = torch.randperm(16)
+    teacher = model.distiller.teacher.model
+    teacher.load_state_dict(model.state_dict(), strict=False)
+    for conv in teacher.neck.fpn_convs:
+        conv.conv.weight.data = conv.conv.weight.data[order]
+        conv.conv.bias.data = conv.conv.bias.data[order]
+    fit_channels(model, [align_of(model)], batches(8))
+    assert torch.equal(align_of(model).index_0[0], order.argsort())
+    model.eval()
+    model.training = True  # batch norm as in the teacher
+    assert losses_of(model, batches(1)[0])['loss_kd_fpn'] < 1e-10
+
+
+@pytest.mark.parametrize('similarity', ['gap', 'class', 'spatial'])
+def test_every_similarity_fits_a_detector(similarity):
+    model = distilled(similarity=similarity, share=similarity == 'gap')
+    fit_channels(model, [align_of(model)], batches(6))
+    assert align_of(model).ready
+    assert losses_of(model, batches(1)[0])['loss_kd_fpn'] > 0
+
+
+def test_a_stage_before_it_is_applied_before_matching():
+    cfg = links()
+    cfg['fpn']['stages'].insert(0, dict(type='kd_mm.ConvAdapter'))
+    model = build(distill_cfg(STUDENT, toys.retinanet(width=24), cfg))
+    stage = model.distiller.links.fpn.stages[1]
+    fit_channels(model, [stage], batches(2))
+    assert stage.index_0.shape == (1, 24)
+
+
+# ---- what the config says ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'kwargs, text',
+    [
+        (dict(transform='hungarian'), 'transform.*bipartite'),
+        (dict(similarity='images'), 'similarity.*gap'),
+        (dict(fit_at=-1), 'fit_at'),
+        (dict(fit_at='end'), 'fit_at'),
+        (dict(every=0), 'every'),
+        (dict(images=1), 'images'),
+        (dict(ridge=0.0), 'ridge'),
+    ],
+)
+def test_wrong_values_are_named(kwargs, text):
+    with pytest.raises(ConfigError, match=text):
+        ChannelAlign(**kwargs)
+
+
+def test_one_map_for_levels_of_different_widths_is_an_error():
+    cfg = links(share=True)
+    cfg['fpn'].update(student='backbone', teacher='backbone')
+    with pytest.raises(ConfigError, match='links.fpn.*widths differ'):
+        build(distill_cfg(STUDENT, STUDENT, cfg))
+    with pytest.raises(ConfigError, match='one ChannelAlign'):
+        distilled(stages=[dict(type='kd_mm.ChannelAlign')])
+
+
+class Log(logging.Handler):
+    """What was logged to MMEngine's current logger."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append((record.levelname, record.getMessage()))
+
+    def __enter__(self):
+        from mmengine.logging import MMLogger
+
+        self.logger = MMLogger.get_current_instance()
+        self.logger.addHandler(self)
+        return self
+
+    def __exit__(self, *error):
+        self.logger.removeHandler(self)
+
+    def warnings(self):
+        return [text for level, text in self.lines if level == 'WARNING']
+
+
+def test_warns_where_the_criterion_does_not_see_the_order():
+    with Log() as log:
+        distilled('ATLoss')
+    (text,) = log.warnings()
+    assert 'links.fpn' in text and 'ATLoss' in text and 'cannot help' in text
+
+
+def test_warns_before_a_fresh_adapter():
+    adapter = dict(type='kd_mm.ConvAdapter')
+    with Log() as log:
+        distilled(stages=[adapter])
+    (text,) = log.warnings()
+    assert 'links.fpn' in text and 'MSELoss' in text and 'ConvAdapter' in text
+
+
+def test_does_not_warn_where_the_map_matters():
+    adapter = dict(type='kd_mm.ConvAdapter')
+    with Log() as log:
+        distilled()
+        distilled('PKDLoss')
+        distilled(stages=[adapter], teacher=toys.retinanet(width=24))  # a choice
+        distilled(stages=[adapter], transform='identity')
+        distilled(stages=[adapter], transform='ridge')
+    assert not log.warnings()
+
+
+# ---- when it is fitted ------------------------------------------------------------
+
+
+def test_nothing_happens_before_it_is_fitted(monkeypatch):
+    model = distilled()
+    teacher = model.distiller.teacher.model
+    monkeypatch.setattr(teacher, 'forward', lambda *a, **k: pytest.fail('ran'))
+    with Log() as log:
+        for _ in range(2):
+            assert losses_of(model, batches(1)[0])['loss_kd_fpn'] == 0
+    (text,) = log.warnings()  # once
+    assert 'not fitted' in text and 'fit_channels' in text
+
+
+class Watch(Hook):
+    """Loss of the link, and images it was fitted on, per iteration."""
+
+    priority = 'LOW'
+
+    def __init__(self):
+        self.losses, self.maps = [], []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses.append(outputs['loss_kd_fpn'].item())
+        self.maps.append(maps(runner.model))
+
+
+def train(folder, *, epochs=2, watch=None, cfg=None, **kwargs):
+    """Four iterations an epoch."""
+    cfg = cfg or distill_cfg(STUDENT, TEACHER, links(**kwargs.pop('align', {})))
+    run = runner(cfg, folder, epochs=epochs, **kwargs)
+    if watch is not None:
+        run.register_hook(watch)
+    run.train()
+    return run
+
+
+@pytest.mark.parametrize('fit_at, first', [('start', 0), (1, 4)])
+def test_fit_at_says_when_the_link_begins(tmp_path, fit_at, first):
+    watch = Watch()
+    train(tmp_path, watch=watch, align=dict(fit_at=fit_at))
+    assert [loss > 0 for loss in watch.losses] == [i >= first for i in range(8)]
+    assert all(equal(m, watch.maps[first]) for m in watch.maps[first:])
+
+
+def test_controls_begin_when_a_fitted_map_would(tmp_path):
+    watch = Watch()
+    train(tmp_path, watch=watch, align=dict(transform='random'))
+    assert [loss > 0 for loss in watch.losses] == [False] * 4 + [True] * 4
+
+
+def test_iterations_count_where_asked(tmp_path):
+    watch = Watch()
+    train(tmp_path, watch=watch, epochs=1, align=dict(fit_at=2, by_epoch=False))
+    assert [loss > 0 for loss in watch.losses] == [False, False, True, True]
+
+
+def test_a_map_that_would_never_be_fitted_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match='fit_at=2 is never reached'):
+        train(tmp_path, align=dict(fit_at=2))
+
+
+def test_every_fits_again_in_the_first_half_of_training_only(tmp_path, monkeypatch):
+    seen = []
+    original = ChannelAlign.fit
+    monkeypatch.setattr(
+        ChannelAlign,
+        'fit',
+        lambda self, cov: (seen.append(int(self.fitted_at)), original(self, cov)),
+    )
+    train(tmp_path, epochs=6, align=dict(fit_at=0, every=1))
+    assert seen == [-1, 0, 1]
+
+
+def test_a_new_map_must_be_one_percent_better():
+    pair = pair_of(4, 4)
+    stage = stage_on(pair)
+    rows = torch.randn(500, 4)
+    noise = 0.5 * torch.randn(500, 4)
+    for order, replaced in (([1, 0, 2, 3], True), ([1, 0, 2, 3], False)):
+        before = stage.index_0.clone()
+        stage.fit([Covariance.of(rows, rows[:, order] + noise)])
+        assert replaced != torch.equal(stage.index_0, before)
+    nearly = torch.stack([rows[:, 0], rows[:, 0] + 0.01 * noise[:, 0]], 1)
+    two = stage_on(pair_of(2, 2))
+    two.fit([Covariance.of(nearly, nearly)])
+    before = two.index_0.clone()
+    two.fit([Covariance.of(nearly, nearly.flip(1))])
+    assert torch.equal(two.index_0, before)  # better, by much less
+
+
+def test_no_link_weight_no_fit(tmp_path, monkeypatch):
+    monkeypatch.setattr(ChannelAlign, 'fit', lambda *a: pytest.fail('fitted'))
+    cfg = distill_cfg(STUDENT, TEACHER, links(weight=0.0, fit_at=0))
+    train(tmp_path, epochs=1, cfg=cfg)
+
+
+# ---- what it leaves alone ---------------------------------------------------------
+
+
+def test_modes_and_random_states_are_restored():
+    model = distilled()
+    model.backbone.layer1.eval()
+    modes = [m.training for m in model.modules()]
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = random.random(), np.random.rand(), torch.rand(())
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    with undisturbed(model):
+        assert not torch.is_grad_enabled() and not model.training
+        random.random(), np.random.rand(), torch.rand(())
+    data = batches(2)
+    torch.manual_seed(1)
+    fit_channels(model, [align_of(model)], data)
+    assert [m.training for m in model.modules()] == modes
+    assert (random.random(), np.random.rand(), torch.rand(())) == expected
+    for key, value in model.state_dict().items():
+        assert 'distiller' in key or torch.equal(value, state[key]), key
+
+
+def test_a_fit_does_not_change_which_images_come(tmp_path):
+    """Identity (never looks at data) and a fitted map train on the same batches."""
+
+    class Order(Hook):
+        def __init__(self):
+            self.sums = []
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            self.sums += [int(x.sum()) for x in data_batch['inputs']]
+
+    seen = []
+    for name in ('identity', 'bipartite'):
+        order = Order()
+        train(tmp_path / name, watch=order, align=dict(transform=name))
+        seen.append(order.sums)
+    assert seen[0] == seen[1]
+
+
+def test_resume_equals_an_uninterrupted_run_bit_for_bit(tmp_path, monkeypatch):
+    whole, second = Watch(), Watch()
+    run = train(tmp_path / 'a', epochs=3, watch=whole, align=dict(fit_at=1))
+    monkeypatch.setattr(ChannelAlign, 'fit', lambda *a: pytest.fail('fitted again'))
+    cfg = distill_cfg(STUDENT, TEACHER, links(fit_at=1))
+    again = runner(cfg, tmp_path / 'b', epochs=3)
+    again._resume, again._load_from = True, str(tmp_path / 'a' / 'epoch_2.pth')
+    again.register_hook(second)
+    again.train()
+    assert second.losses == whole.losses[8:]
+    assert equal(maps(again.model), maps(run.model))
+    for key, value in run.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[key], value), key
+
+
+def test_a_new_run_from_a_checkpoint_fits_its_own_map(tmp_path):
+    train(tmp_path / 'a', align=dict(fit_at=0))
+    watch = Watch()
+    path = str(tmp_path / 'a' / 'epoch_2.pth')
+    train(tmp_path / 'b', watch=watch, load_from=path, align=dict(fit_at=1))
+    assert [loss > 0 for loss in watch.losses] == [False] * 4 + [True] * 4
+
+
+def _rank(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    if world > 1:
+        torch.distributed.init_process_group(
+            'gloo', init_method=f'file://{folder}/init', rank=rank, world_size=world
+        )
+    model = distilled()
+    torch.manual_seed(3)
+    images = PackedImages(8)
+    for i, item in enumerate(images.items):
+        item['inputs'] = item['inputs'] // (i + 1)
+    loader = plain_loader({}, images, images=None, annotations=False)
+    fit_channels(model, [align_of(model)], loader)
+    torch.save(maps(model), f'{folder}/{world}-{rank}.pt')
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.dist
+def test_two_ranks_fit_the_map_of_one(tmp_path):
+    _rank(0, 1, str(tmp_path))
+    torch.multiprocessing.spawn(_rank, (2, str(tmp_path)), nprocs=2)
+    one, first, second = (
+        torch.load(tmp_path / f'{name}.pt') for name in ('1-0', '2-0', '2-1')
+    )
+    assert equal(one, first) and equal(first, second)
+
+
+# ---- the images it reads ----------------------------------------------------------
+
+TRAIN = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='RandomFlip', prob=0.5),
+]
+VAL = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(64, 64)),
+    dict(type='mmdet.LoadAnnotations', with_bbox=True),
+    dict(type='PackDetInputs'),
+]
+
+
+def config(**kwargs) -> dict:
+    inner = dict(type='CocoDataset', pipeline=TRAIN)
+    return dict(
+        train_dataloader=dict(dataset=dict(type='RepeatDataset', dataset=inner)),
+        val_dataloader=dict(dataset=dict(type='CocoDataset', pipeline=VAL)),
+        **kwargs,
+    )
+
+
+def test_the_pipeline_is_the_validations_with_boxes_before_resizing():
+    types = [step['type'] for step in plain_pipeline(config(), True)]
+    assert types == ['LoadImageFromFile', 'LoadAnnotations', 'Resize', 'PackDetInputs']
+    assert not plain_pipeline(config(), True)[1]['with_mask']
+    types = [step['type'] for step in plain_pipeline(config(), False)]
+    assert types == ['LoadImageFromFile', 'Resize', 'PackDetInputs']
+    assert TRAIN[1]['with_mask'] and len(VAL) == 4  # the config is not changed
+    with pytest.raises(ConfigError, match='without augmentation'):
+        plain_pipeline(dict(train_dataloader=config()['train_dataloader']), False)
+
+
+def test_wrappers_of_data_sets_are_opened():
+    class Wrapped:
+        def __init__(self, dataset):
+            self.dataset = dataset
+            self.pipeline = ['mixup']
+
+    inner = PackedImages(3)
+    assert plain_dataset(Wrapped(inner), {}, False) is inner
+    both = plain_dataset(ConcatDataset([inner, Subset(inner, [0])]), {}, False)
+    assert len(both) == 6
+
+
+def test_a_subset_is_spread_over_the_set_and_the_same_every_time():
+    chosen = spread(100, 10)
+    assert chosen == spread(100, 10)
+    assert [i // 10 for i in chosen] == list(range(10))
+    assert spread(5, 10) == spread(5, None) == [0, 1, 2, 3, 4]
+
+
+def test_instances_without_boxes_are_fine():
+    model = distilled(similarity='class')
+    data = batches(3)
+    data[0]['data_samples'][0].gt_instances = InstanceData(
+        bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
+    )
+    fit_channels(model, [align_of(model)], data)
+    assert align_of(model).ready

@@ -1,0 +1,94 @@
+"""Every shipped config can be read and, when it distils, built."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS, DefaultScope
+
+import kd_mm  # noqa: F401  makes `kd_mm::` known to MMEngine
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / 'configs').glob('kd*/**/*.py'))
+names = {'ids': lambda path: str(path.relative_to(ROOT / 'configs'))}
+
+
+def without_weights(value):
+    """A copy of a config without what would be downloaded or read."""
+    if isinstance(value, dict):
+        return ConfigDict(
+            {k: without_weights(v) for k, v in value.items() if k != 'init_cfg'}
+        )
+    if isinstance(value, list | tuple):
+        return type(value)(without_weights(v) for v in value)
+    return value
+
+
+def build(cfg):
+    model = without_weights(cfg.model)
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    if model.type == 'kd_mm.Distill':
+        model.teacher.update(checkpoint=None, allow_random=True)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return MODELS.build(model)
+
+
+@pytest.mark.parametrize('path', CONFIGS, **names)
+def test_a_shipped_config_is_short_and_has_all_a_run_needs(path):
+    text = path.read_text()
+    cfg = Config.fromfile(path)
+    for key in ('model', 'train_dataloader', 'val_evaluator', 'optim_wrapper'):
+        assert cfg.get(key), key
+    if cfg.model.type == 'kd_mm.Distill':
+        assert len(text.splitlines()) <= 25
+        assert 'type' in cfg.model.student and 'config' in cfg.model.teacher
+    assert 'shared' not in text
+
+
+@pytest.mark.parametrize('path', CONFIGS, **names)
+def test_a_shipped_config_builds(path):
+    cfg = Config.fromfile(path)
+    model = build(cfg)
+    if cfg.model.type == 'kd_mm.Distill':
+        assert set(model.distiller.links) == set(cfg.model.links)
+        plain = without_weights(cfg.model.student)
+        if cfg.get('data_preprocessor') is not None:
+            plain.setdefault('data_preprocessor', cfg.data_preprocessor)
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            student = MODELS.build(plain)
+        own = [k for k in model.state_dict() if not k.startswith('distiller.')]
+        assert own == list(student.state_dict())
+
+
+def test_model_index_names_existing_configs_and_collections():
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    listed = set()
+    for name in index['Import']:
+        meta = yaml.safe_load((ROOT / name).read_text())
+        collections = {entry['Name'] for entry in meta['Collections']}
+        for model in meta['Models']:
+            assert (ROOT / model['Config']).is_file(), model['Config']
+            assert model['In Collection'] in collections
+            listed.add(model['Config'])
+    pairs = {str(p.relative_to(ROOT)) for p in (ROOT / 'configs/kd').glob('*.py')}
+    assert pairs <= listed
+
+
+def test_packaged_configs_are_found_by_name():
+    folder = Path(kd_mm.__file__).parent / '.mim'
+    if not folder.exists():
+        pytest.skip('kd_mm is not installed')
+    assert (folder / 'tools' / 'train.py').is_file()
+    assert (folder / 'model-index.yml').is_file()
+    cfg = Config.fromstring("_base_ = 'kd_mm::kd/gfl_r101_r50_cwd.py'\n", '.py')
+    assert cfg.model.type == 'kd_mm.Distill'
+
+
+def test_coco_s320_teacher_fits_its_checkpoint(data_folder):
+    cfg = Config.fromfile(ROOT / 'configs/kd/coco_s320/yolox_nano_coco_s320.py')
+    path = data_folder / 'weights' / 'yolox_nano_coco_mmdet.pth'
+    state = torch.load(path, map_location='cpu', weights_only=False)['state_dict']
+    build(cfg).load_state_dict(state, strict=True)

@@ -1,0 +1,294 @@
+"""The command-line tools: what works, and what a user's mistake looks like."""
+
+import importlib.util
+import pickle
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
+
+from kd_mm.errors import ConfigError
+from kd_mm.utils import cli
+from kd_mm.utils.overrides import check_overrides, check_top_level
+from kd_mm.utils.session import Session, _without_resume, one_line
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / 'tools' / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a tool's ``main`` in this process; returns exit code and last stderr line."""
+
+    def run(tool, *arguments):
+        # MMEngine keeps loggers and scopes by name and second
+        for kind in (MMLogger, MessageHub, DefaultScope, Visualizer):
+            kind._instance_dict.clear()
+        monkeypatch.setattr(sys, 'argv', [f'{tool}.py', *map(str, arguments)])
+        code = 0
+        try:
+            load(tool).main()
+        except SystemExit as error:
+            code = error.code
+        lines = [ln for ln in capsys.readouterr().err.splitlines() if ln]
+        return code, [ln for ln in lines if ln.startswith(('error:', 'interrupted'))]
+
+    return run
+
+
+def test_train_then_test_then_export_a_distilled_student(toy, run):
+    work = toy / 'work'
+    assert run('train', toy / 'distilled.py', '--work-dir', work) == (0, [])
+    checkpoint = work / 'epoch_1.pth'
+    out, student = toy / 'predictions.pkl', toy / 'student.pth'
+    options = ('--work-dir', toy / 'test', '--out', out)
+    assert run('test', toy / 'distilled.py', checkpoint, *options) == (0, [])
+    assert len(pickle.loads(out.read_bytes())) == 8
+    assert run('export_student', checkpoint, student) == (0, [])
+    before = pickle.loads(out.read_bytes())
+    assert run('test', toy / 'plain.py', student, *options) == (0, [])
+    for one, two in zip(before, pickle.loads(out.read_bytes())):
+        scores = one['pred_instances']['scores'], two['pred_instances']['scores']
+        torch.testing.assert_close(*scores, rtol=0, atol=0)
+    # --resume takes up the run where it ended
+    more = ('--resume', '--cfg-options', 'train_cfg.max_epochs=2')
+    assert run('train', toy / 'distilled.py', '--work-dir', work, *more) == (0, [])
+    assert torch.load(work / 'epoch_2.pth', weights_only=False)['meta']['iter'] == 8
+
+
+def test_the_same_tools_serve_a_classifier(toy, run):
+    work, config = toy / 'work', toy / 'classifier.py'
+    assert run('train', config, '--work-dir', work) == (0, [])
+    checkpoint, student = work / 'epoch_1.pth', toy / 'student.pth'
+    assert run('export_student', checkpoint, student) == (0, [])
+    options = ('--work-dir', toy / 'test', '--out', toy / 'predictions.pkl')
+    assert run('test', config, student, *options) == (0, [])
+    assert len(pickle.loads((toy / 'predictions.pkl').read_bytes())) == 8
+
+
+def test_train_with_amp_on_cpu(toy, run):
+    arguments = ('--work-dir', toy / 'work', '--amp')
+    if torch.cuda.is_available():
+        pytest.skip('there is an accelerator')
+    assert run('train', toy / 'distilled.py', *arguments) == (0, [])
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['no.py'], 'config no.py does not exist'),
+        (['{toy}/plane.py'], 'nearest: plain.py'),
+        (['{toy}'], 'is a folder'),
+        (['{toy}/plain.py', '--bogus'], 'unrecognized arguments: --bogus'),
+        (['{toy}/plain.py', '--cfg-options', 'a'], "key=value pairs, got 'a'"),
+        (['{toy}/plain.py', '--cfg-options', 'model.nekc.num_outs=3'], "'neck'"),
+        (['{toy}/plain.py', '--cfg-options', 'model.type=Retina'], 'Retina is not in'),
+        (
+            ['{toy}/plain.py', '--cfg-options', 'model.neck.new_key=3'],
+            "unexpected keyword argument 'new_key'",
+        ),
+        (['{toy}/plain.py', '--resume', 'no.pth'], 'checkpoint no.pth does not exist'),
+        (
+            ['{toy}/plain.py', '--cfg-options', 'train_dataloader.dataset.ann_file=x'],
+            'No such file',
+        ),
+        (
+            [
+                '{toy}/distilled.py',
+                '--cfg-options',
+                'model.teacher.allow_random=False',
+            ],
+            'teacher',
+        ),
+        (
+            [
+                '{toy}/distilled.py',
+                '--cfg-options',
+                'model.teacher.checkpoint=nope.pth',
+            ],
+            'nope.pth',
+        ),
+        (['{toy}/plain.py', '--auto-scale-lr'], 'base_batch_size'),
+        (['{toy}/plain.py', '--launcher', 'pytorch'], 'tools/dist_train.sh'),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(toy, run, arguments, message):
+    arguments = [a.format(toy=toy) for a in arguments]
+    work = toy / 'new' / 'work'
+    code, lines = run('train', *arguments, '--work-dir', work)
+    assert code == 2
+    assert len(lines) == 1 and message in lines[0]
+    assert not (toy / 'new').exists()
+
+
+def test_a_failed_start_leaves_an_older_work_dir_alone(toy, run):
+    work = toy / 'work'
+    work.mkdir()
+    (work / 'notes.txt').write_text('mine')
+    options = ('--work-dir', work, '--cfg-options', 'model.type=Nothing')
+    assert run('train', toy / 'plain.py', *options)[0] == 2
+    assert (work / 'notes.txt').read_text() == 'mine'
+
+
+def test_a_work_dir_that_is_a_file_is_refused(toy, run):
+    code, lines = run('train', toy / 'plain.py', '--work-dir', toy / 'all.json')
+    assert code == 2 and 'is a file' in lines[0]
+
+
+def test_a_broken_config_names_the_file_and_the_line(toy, run):
+    (toy / 'base.py').write_text('a = 1\nb = = 2\n')
+    (toy / 'child.py').write_text("_base_ = './base.py'\n")
+    code, lines = run('train', toy / 'child.py')
+    assert code == 2 and 'base.py, line 2' in lines[0]
+
+
+def test_test_refuses_the_checkpoint_of_another_model(toy, run):
+    torch.save({'state_dict': {'some.weight': torch.ones(1)}}, toy / 'other.pth')
+    options = ('--work-dir', toy / 'work')
+    code, lines = run('test', toy / 'plain.py', toy / 'other.pth', *options)
+    assert code == 2 and 'of another model' in lines[0]
+    (toy / 'broken.pth').write_bytes(b'PK\x03\x04 damaged')
+    code, lines = run('test', toy / 'plain.py', toy / 'broken.pth', *options)
+    assert code == 2 and 'cannot be read' in lines[0]
+    code, lines = run('test', toy / 'plain.py', toy / 'no.pth', *options)
+    assert code == 2 and 'no.pth does not exist' in lines[0]
+    assert not (toy / 'work').exists()
+
+
+def test_amp_refuses_another_optim_wrapper(toy):
+    args = cli.Parser()
+    cli.add_common_arguments(args)
+    args.add_argument('config')
+    cfg = cli.read_config(args.parse_args([str(toy / 'plain.py')]))
+    cfg.optim_wrapper.type = 'ApexOptimWrapper'
+    with pytest.raises(ConfigError, match='ApexOptimWrapper'):
+        cli.use_amp(cfg)
+
+
+@pytest.mark.parametrize(
+    'key, message',
+    [
+        ('optim_wraper.type', "did you mean 'optim_wrapper'"),
+        ('models', "did you mean 'model'"),
+        ('model.a.5.x', 'is a list of 2'),
+        ('model.a.x', 'is a list of 2'),
+        ('model.width.x.y', 'is 3, it has no key'),
+        ('max_epoch', 'no key of the config'),
+    ],
+)
+def test_an_override_that_goes_nowhere_is_refused(key, message):
+    cfg = dict(model=dict(a=[dict(x=1), 2], width=3, clip=None))
+    with pytest.raises(ConfigError, match=message):
+        check_overrides(cfg, {key: 1})
+
+
+@pytest.mark.parametrize(
+    'key',
+    ['randomness.seed', 'model.a.0.x', 'model.clip.norm', 'model.fresh', 'resume'],
+)
+def test_an_override_that_fits_passes(key):
+    cfg = dict(model=dict(a=[dict(x=1), 2], width=3, clip=None))
+    check_overrides(cfg, {key: 1})
+
+
+def test_a_misspelt_top_level_key_is_refused():
+    with pytest.raises(ConfigError, match="did you mean 'custom_hooks'"):
+        check_top_level(dict(custom_hook=[]))
+    check_top_level(dict(custom_hook=1, custom_hooks=[]))
+
+
+def test_only_config_errors_are_one_line_once_training_runs():
+    assert one_line(ConfigError('a\n b'), started=True) == 'a b'
+    assert one_line(FileNotFoundError('x'), started=True) is None
+    assert one_line(FileNotFoundError('x'), started=False) == 'x'
+    assert one_line(RuntimeError('shape mismatch'), started=False) is None
+
+
+def test_resume_command_drops_an_older_checkpoint():
+    argv = ['train.py', '--resume', 'a.pth', 'c.py', '--amp', '--resume']
+    assert _without_resume(argv) == ['train.py', 'c.py', '--amp']
+
+
+def test_an_interruption_waits_for_a_checkpoint_that_is_being_saved():
+    session, done = Session(), []
+
+    def save():
+        signal.raise_signal(signal.SIGTERM)
+        done.append('saved')
+
+    with pytest.raises(SystemExit) as stopped, session:
+        session._unbroken(save)()
+    assert done == ['saved'] and stopped.value.code == 128 + signal.SIGTERM
+
+
+def finish(process, seconds=120):
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_names_the_checkpoint_to_resume(toy, start, number):
+    work = toy / 'work'
+    options = ('--work-dir', work, '--cfg-options', 'train_cfg.max_epochs=10000')
+    process = start('train.py', toy / 'plain.py', *options)
+    limit = time.time() + 60
+    while not (work / 'last_checkpoint').exists() and time.time() < limit:
+        time.sleep(0.1)
+    process.send_signal(number)
+    code, _, err = finish(process)
+    assert code == 128 + number, err[-2000:]
+    assert 'can be resumed' in err.splitlines()[-1] and '--resume' in err
+    assert 'Traceback' not in err
+
+
+@pytest.mark.dist
+def test_dist_train_and_dist_test_on_cpu_processes(toy, start):
+    work = toy / 'work'
+    process = start('dist_train.sh', toy / 'distilled.py', 2, '--work-dir', work)
+    code, out, err = finish(process)
+    assert code == 0, err[-2000:]
+    if not torch.cuda.is_available():
+        assert 'backend gloo' in out + err
+    process = start(
+        'dist_test.sh',
+        *(toy / 'distilled.py', work / 'epoch_1.pth', 2),
+        *('--work-dir', toy / 'test'),
+    )
+    code, _, err = finish(process)
+    assert code == 0, err[-2000:]
+
+
+@pytest.mark.dist
+def test_dist_train_says_a_mistake_once(toy, start):
+    process = start(
+        'dist_train.sh',
+        *(toy / 'distilled.py', 2, '--work-dir', toy / 'work'),
+        *('--cfg-options', 'model.links.fpn.student=nekc'),
+    )
+    code, _, err = finish(process)
+    assert code != 0
+    assert err.count('\nerror: ') + err.startswith('error: ') == 1
+    assert not (toy / 'work').exists()
+
+
+def test_dist_train_checks_its_arguments(toy, start):
+    for arguments, message in (
+        (['no.py', 2], 'error: no.py does not exist'),
+        ([toy / 'plain.py', 'two'], 'must be a number'),
+        ([toy / 'plain.py'], 'usage'),
+    ):
+        code, _, err = finish(start('dist_train.sh', *arguments))
+        assert code == 2 and message in err

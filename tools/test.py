@@ -1,0 +1,50 @@
+#!/usr/bin/env python
+"""Evaluate a checkpoint of a detector or a classifier.
+
+    python tools/test.py CONFIG CHECKPOINT
+    python tools/test.py CONFIG CHECKPOINT --out predictions.pkl --show-dir pictures
+
+For a distilled config the plain student is evaluated: no teacher is needed, and both
+checkpoints from training and exported ones fit.
+"""
+
+from kd_mm.utils import cli
+from kd_mm.utils.export import check_fits, plain_student
+from kd_mm.utils.session import Session
+
+
+def parse_args():
+    parser = cli.Parser(description='Evaluate a model')
+    parser.add_argument('config', help='config file, or package::path/to/config.py')
+    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    cli.add_common_arguments(parser)
+    parser.add_argument('--out', metavar='PKL', help='write the predictions there')
+    parser.add_argument(
+        '--show-dir',
+        help='draw the predictions into this folder (for detectors: '
+        'below the time-stamped folder in the work dir)',
+    )
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    with Session() as session:
+        cli.check_output(args.out)
+        cli.check_checkpoint(args.checkpoint, option='tools/test.py')
+        cfg = plain_student(cli.read_config(args))
+        for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
+            cli.need(cfg, key, 'test')
+        cfg.load_from = args.checkpoint
+        cfg.resume = False
+        if args.show_dir:
+            cli.draw_into(cfg, args.show_dir)
+        runner = session.build(cfg)
+        check_fits(runner.model, args.checkpoint)
+        if args.out:
+            cli.dump_predictions(runner, args.out)
+        runner.test()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,58 @@
+#!/usr/bin/env python
+"""Train a detector or a classifier, distilled or plain.
+
+    python tools/train.py configs/kd/retinanet_r101_r50_cwd.py
+    python tools/train.py CONFIG --work-dir work_dirs/a --amp --resume
+    python tools/train.py CONFIG --cfg-options model.links.fpn.criterion.weight=4
+
+The arguments are those of MMDetection's own tool. A mistake in them or in the config
+is one line on stderr and exit code 2; Ctrl-C names the checkpoint to resume from.
+"""
+
+from kd_mm.utils import cli
+from kd_mm.utils.session import Session
+
+
+def parse_args():
+    parser = cli.Parser(description='Train a model, distilled or plain')
+    parser.add_argument('config', help='config file, or package::path/to/config.py')
+    cli.add_common_arguments(parser)
+    parser.add_argument(
+        '--amp', action='store_true', help='mixed precision (bfloat16 on CPU)'
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the batch size',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CKPT',
+        help='continue from CKPT, or from the latest checkpoint in the work dir',
+    )
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    with Session() as session:
+        cfg = cli.read_config(args)
+        for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
+            cli.need(cfg, key, 'train')
+        if args.amp:
+            cli.use_amp(cfg)
+        if args.auto_scale_lr:
+            cli.use_auto_scale_lr(cfg)
+        if args.resume:
+            cfg.resume = True
+            cfg.load_from = None
+            if args.resume != 'auto':
+                cli.check_checkpoint(args.resume, option='--resume')
+                cfg.load_from = args.resume
+        session.build(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
