@@ -1,6 +1,7 @@
 """Read the teacher's config and weights, and complain early."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from urllib.error import URLError
 
 from mmengine.config import Config, ConfigDict
@@ -97,7 +98,14 @@ def load_weights(model: nn.Module, path: str, *, key: str) -> None:
         path = find_file(path, key=key)
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    except (URLError, OSError, RuntimeError, EOFError, ValueError) as error:
+    except (
+        URLError,
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        UnpicklingError,
+    ) as error:
         raise ConfigError(f'{key} {path!r} cannot be loaded: {error}') from error
     state = checkpoint.get('state_dict', checkpoint)
     state = {name.removeprefix('module.'): value for name, value in state.items()}

@@ -1,0 +1,13 @@
+# The teacher: twice as wide, trained longer. Its weights are beside this file.
+_base_ = './retinanet_r18w16_digits.py'
+model = dict(
+    backbone=dict(base_channels=32),
+    neck=dict(in_channels=[32, 64, 128, 256]))
+max_epochs = 24
+train_cfg = dict(max_epochs=max_epochs, val_interval=6)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=50),
+    dict(
+        type='CosineAnnealingLR', by_epoch=True, begin=0, T_max=max_epochs,
+        eta_min=2e-5, convert_to_iter_based=True),
+]

@@ -1,0 +1,224 @@
+"""How far apart are the channels of two networks, and what does each transform mend?
+
+Measured on other images than the transforms are fitted on: batches alternate between
+the two, so that a transform that only learns its images by heart gains nothing.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.logging import MMLogger
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..pair import FeaturePair
+from .channels import (
+    TRANSFORMS,
+    ChannelMap,
+    cka_of,
+    correlation,
+    fit_map,
+    mapped,
+    matched_correlation,
+    overlap_at_k,
+)
+from .fit import feature_pairs, observe, undisturbed
+from .moments import Covariance, LevelStatistics
+
+
+@dataclass
+class LevelReport:
+    """Measures of one level of one link.
+
+    Attributes:
+        link (str): Name of the link.
+        level (int): Number of the level in it.
+        widths (tuple[int, int]): Channels of student and teacher.
+        chance (float): Overlap that random channels have.
+        cka (float): Linear CKA before any transform.
+        transforms (dict[str, dict]): By transform: 'overlap' (None without ground
+            truth), 'correlation' (mean), 'correlations' (of every pair, descending),
+            'cka'. 'identity' is the state before.
+        maps (dict[str, ChannelMap]): The transforms themselves.
+        similarity (Tensor): Correlation matrix ``(Cs, Ct)``.
+        class_means (tuple | None): Class means of student ``(K, Cs)`` and teacher
+            ``(K, Ct)``, and labels ``(K,)``.
+    """
+
+    link: str
+    level: int
+    widths: tuple[int, int]
+    chance: float
+    cka: float
+    transforms: dict[str, dict]
+    maps: dict[str, ChannelMap]
+    similarity: Tensor
+    class_means: tuple[Tensor, Tensor, Tensor] | None
+
+    def summary(self) -> dict:
+        """What goes into the JSON file."""
+        keys = ('link', 'level', 'widths', 'chance', 'cka', 'transforms')
+        return {key: getattr(self, key) for key in keys}
+
+
+def measure(
+    model: nn.Module, loader: Iterable[dict], *, similarity: str = 'gap', k: int = 10
+) -> list[LevelReport]:
+    """Measure all links of a distilled model on what their taps give, before stages.
+
+    Args:
+        model (nn.Module): A distilled model, not wrapped.
+        loader (Iterable[dict]): Un-augmented batches, at least two.
+        similarity (str): What the transforms are fitted to, see
+            :class:`kd_mm.stages.ChannelAlign`. Defaults to 'gap'.
+        k (int): Channels per class in the overlap. Defaults to 10.
+
+    Raises:
+        ConfigError: If there are too few images, or no ground truth for 'class'.
+    """
+    names = list(model.distiller.links)
+    halves: dict[str, list[list[LevelStatistics]]] = {}
+    kinds: dict[str, list[str]] = {}
+    with undisturbed(model):
+        pairs_of = feature_pairs(model, loader, names, title='kd_mm: channels')
+        for number, pairs in enumerate(pairs_of):
+            for name, pair in pairs.items():
+                if name not in halves:
+                    kinds[name] = _kinds(pair, similarity)
+                    halves[name] = [
+                        [LevelStatistics(kinds[name]) for _ in pair.student]
+                        for _ in range(2)
+                    ]
+                observe(halves[name][number % 2], pair)
+    if not halves or not all(level.sums for h in halves.values() for level in h[1]):
+        raise ConfigError('the report needs at least two batches of training images')
+    reports = []
+    for name, (fit, held_out) in halves.items():
+        for level, (a, b) in enumerate(zip(fit, held_out, strict=True)):
+            maps = fitted_maps(a.covariance(similarity))
+            maps |= _checkpoint_map(model.distiller.links[name], level, a, b)
+            means = b.class_means() if 'class' in kinds[name] else None
+            cov = b.covariance('gap')
+            reports.append(level_report(name, level, maps, cov, means, k))
+    return reports
+
+
+def _kinds(pair: FeaturePair, similarity: str) -> list[str]:
+    """The statistics that these features and this ground truth allow."""
+    wanted = dict.fromkeys(['gap', similarity])
+    try:
+        probe = [LevelStatistics(['class']) for _ in pair.student]
+        observe(probe, pair)
+    except ConfigError as error:
+        if similarity == 'class':
+            raise
+        MMLogger.get_current_instance().warning(f'no overlap of classes: {error}')
+        return list(wanted)
+    return list(wanted | {'class': None})
+
+
+def _checkpoint_map(
+    link: nn.Module, level: int, a: LevelStatistics, b: LevelStatistics
+) -> dict[str, ChannelMap]:
+    """The map that the loaded checkpoint has, if it was fitted to these widths."""
+    width_t = b.sums['gap'].mean.numel() - b.width
+    for stage in link.stages:
+        if getattr(stage, 'widths', None) is None or not stage.ready:
+            continue
+        widths = stage.widths[0 if stage.share else level]
+        if widths == (a.width, width_t):
+            found = stage.map(level)
+            matrix = None if found.matrix is None else found.matrix.double().cpu()
+            return {'checkpoint': ChannelMap(found.kept.cpu(), found.index, matrix)}
+    return {}
+
+
+def fitted_maps(cov: Covariance) -> dict[str, ChannelMap]:
+    """All transforms that differ at these widths."""
+    width_s, width_t = cov.st.shape
+    return {
+        name: fit_map(name, cov)
+        for name in TRANSFORMS
+        if name != 'grouped' or width_t > width_s
+    }
+
+
+def level_report(
+    link: str,
+    level: int,
+    maps: dict[str, ChannelMap],
+    cov: Covariance,
+    means: tuple[Tensor, Tensor, Tensor] | None,
+    k: int,
+) -> LevelReport:
+    """Apply maps to held-out statistics."""
+    width_s, width_t = cov.st.shape
+    transforms = {}
+    for name, found in maps.items():
+        pairs = matched_correlation(cov, found).sort(descending=True).values
+        overlap = None
+        if means is not None:
+            student, teacher, _ = means
+            linear = found.linear(width_t).to(teacher)
+            overlap = overlap_at_k(student[:, found.kept], teacher @ linear.T, k)
+        transforms[name] = dict(
+            overlap=overlap,
+            correlation=float(pairs.mean()),
+            cka=float(cka_of(mapped(cov, found))),
+            correlations=[round(float(value), 4) for value in pairs],
+        )
+    return LevelReport(
+        link=link,
+        level=level,
+        widths=(width_s, width_t),
+        chance=min(k, width_s, width_t) / min(width_s, width_t),
+        cka=float(cka_of(cov)),
+        transforms=transforms,
+        maps=maps,
+        similarity=correlation(cov).cpu(),
+        class_means=None if means is None else tuple(m.cpu() for m in means),
+    )
+
+
+def print_tables(reports: list[LevelReport], k: int, console: Console) -> None:
+    """One table per link: transforms by levels, each overlap, correlation and CKA."""
+    for link in dict.fromkeys(report.link for report in reports):
+        levels = [report for report in reports if report.link == link]
+        table = Table(
+            title=f'{link}: overlap@{k} | mean correlation of matched channels | CKA',
+            caption='fitted on one half of the images, measured on the other; '
+            'grouped: the best channel of each group',
+            title_justify='left',
+            caption_justify='left',
+        )
+        table.add_column('transform', no_wrap=True)
+        for report in levels:
+            width_s, width_t = report.widths
+            table.add_column(f'level {report.level}\n{width_s} <- {width_t}')
+        for name in dict.fromkeys(n for r in levels for n in r.transforms):
+            table.add_row(name, *(_cell(r.transforms.get(name)) for r in levels))
+        table.add_section()
+        chance = (_number(r.chance if r.class_means else None) for r in levels)
+        table.add_row('by chance', *chance)
+        console.print(table)
+
+
+def _cell(measured: dict | None) -> str:
+    if measured is None:
+        return ''
+    keys = ('overlap', 'correlation', 'cka')
+    return ' '.join(_number(measured[key]) for key in keys)
+
+
+def _number(value: float | None) -> str:
+    return '  - ' if value is None else f'{value:.2f}'.rjust(4)
+
+
+def write_json(reports: list[LevelReport], path: Path, **about) -> None:
+    """Write all numbers, and ``about`` what they were measured."""
+    levels = [report.summary() for report in reports]
+    path.write_text(json.dumps(dict(**about, levels=levels), indent=1) + '\n')

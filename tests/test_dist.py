@@ -1,0 +1,78 @@
+"""Two processes equal one with the doubled batch, and idle links do not stall DDP."""
+
+import copy
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import toys
+from helpers import build, classification_batch, distill_cfg, fitnet
+from mmengine.logging import MessageHub
+from torch.nn.parallel import DistributedDataParallel
+
+pytestmark = pytest.mark.dist
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(('localhost', 0))
+        return s.getsockname()[1]
+
+
+def model_cfg(**link) -> dict:
+    links = fitnet(**link)
+    links['logits'] = dict(
+        student='head', teacher='head', criterion=dict(type='kd_mm.KDLoss')
+    )
+    return distill_cfg(toys.classifier(), toys.classifier(base=16), links)
+
+
+def gradients(model, wrapped, batch) -> dict[str, torch.Tensor]:
+    data = model.data_preprocessor(copy.deepcopy(batch), True)
+    for (
+        module
+    ) in model.modules():  # per-rank batch statistics are not the doubled batch's
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    loss, _ = model.parse_losses(wrapped(**data, mode='loss'))
+    loss.backward()
+    return {
+        n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+    }
+
+
+def work(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    address = f'tcp://localhost:{port}'
+    dist.init_process_group('gloo', init_method=address, rank=rank, world_size=2)
+    model = build(model_cfg())
+    ddp = DistributedDataParallel(model, broadcast_buffers=False)
+    batch = classification_batch(8)
+    half = {key: value[rank * 4 : rank * 4 + 4] for key, value in batch.items()}
+    got = gradients(model, ddp, half)
+
+    # a link that has ended: the reducer must not wait for its parameters
+    ended = build(model_cfg(schedule=dict(stop=1)))
+    ddp = DistributedDataParallel(ended, broadcast_buffers=False)
+    hub = MessageHub.get_current_instance()
+    for done in (0, 1, 2):
+        for name, value in dict(iter=done, max_iters=4, max_epochs=4).items():
+            hub.update_info(name, value)
+        gradients(ended, ddp, half)
+    if rank == 0:
+        torch.save(got, f'{folder}/gradients.pth')
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_two_ranks_have_the_gradients_of_the_doubled_batch(tmp_path):
+    mp.spawn(work, args=(free_port(), str(tmp_path)), nprocs=2)
+    theirs = torch.load(tmp_path / 'gradients.pth')
+    model = build(model_cfg())
+    ours = gradients(model, model, classification_batch(8))
+    assert set(ours) == set(theirs)
+    for name, gradient in ours.items():
+        error = (gradient - theirs[name]).abs().max()
+        assert float(error) < 1e-5 * max(1.0, float(gradient.abs().max())), name

@@ -1,0 +1,116 @@
+#!/usr/bin/env python
+"""Report how differently two networks use their channels, and what KCD makes of it.
+
+    python tools/analyse_channels.py configs/kd/retinanet_r101_r50_pkd.py \
+        --student work_dirs/a/epoch_12.pth --images 500 --out report
+
+Any distilled config will do: what its links tap is compared. Prints a table per link,
+and writes channels.json and figures.
+"""
+
+import os.path as osp
+import time
+from pathlib import Path
+
+from mmengine.device import get_device
+from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.runner import load_checkpoint
+from rich.console import Console
+
+from kd_mm.analysis.fit import plain_loader
+from kd_mm.analysis.moments import KINDS
+from kd_mm.errors import ConfigError
+from kd_mm.utils import cli
+from kd_mm.utils.export import check_fits, is_distilled
+from kd_mm.utils.session import Session
+
+
+def parse_args():
+    parser = cli.Parser(description='Compare the channels of student and teacher')
+    parser.add_argument('config', help='config of a distilled model')
+    parser.add_argument(
+        '--student', metavar='CKPT', help="checkpoint; by default the config's start"
+    )
+    parser.add_argument(
+        '--teacher', metavar='CKPT', help="checkpoint; by default the config's"
+    )
+    parser.add_argument('--images', type=int, default=1000, help='default: %(default)s')
+    parser.add_argument(
+        '--similarity',
+        choices=KINDS,
+        default='gap',
+        help='what the transforms are fitted to; default: %(default)s',
+    )
+    parser.add_argument('--top-k', type=int, default=10, help='default: %(default)s')
+    parser.add_argument('--out', help='folder; default: work_dirs/channels/<config>')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=cli.CfgOptions, metavar='KEY=VALUE'
+    )
+    parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
+    return parser.parse_args()
+
+
+def build_model(cfg, args):
+    """The distilled model on the device, with the weights asked for."""
+    if not is_distilled(cfg.get('model')):
+        raise ConfigError(f'{args.config} has no teacher: model.type is kd_mm.Distill')
+    model_cfg = cfg.model.copy()
+    if cfg.get('data_preprocessor') is not None:
+        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
+    if args.teacher:
+        model_cfg.teacher.checkpoint = args.teacher
+    model = MODELS.build(model_cfg)
+    if args.student:
+        cli.check_checkpoint(args.student, option='--student')
+        check_fits(model, args.student)
+        load_checkpoint(model, args.student, map_location='cpu')
+    else:
+        model.init_weights()
+    return model.to(get_device())
+
+
+def main():
+    args = parse_args()
+    with Session():
+        cfg = cli.read_config(args)
+        cli.need(cfg, 'train_dataloader', 'measure')
+        if args.images < 2 or args.top_k < 1:
+            raise ConfigError('--images must be >= 2 and --top-k >= 1')
+        name = osp.splitext(osp.basename(args.config))[0]
+        out = Path(args.out or Path('work_dirs', 'channels', name))
+        out.mkdir(parents=True, exist_ok=True)
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
+            report(cfg, args, out)
+
+
+def report(cfg, args, out):
+    """Measure, print, write."""
+    from kd_mm.analysis.figures import draw  # sets matplotlib's backend
+    from kd_mm.analysis.report import measure, print_tables, write_json
+
+    start = time.time()
+    model = build_model(cfg, args)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    loader = plain_loader(cfg, dataset, images=args.images, annotations=True)
+    reports = measure(model, loader, similarity=args.similarity, k=args.top_k)
+    print_tables(reports, args.top_k, Console())
+    write_json(
+        reports,
+        out / 'channels.json',
+        config=args.config,
+        student=args.student,
+        teacher=args.teacher or cfg.model.teacher.get('checkpoint'),
+        images=len(loader.dataset),
+        similarity=args.similarity,
+        k=args.top_k,
+    )
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    files = draw(reports, out, k=args.top_k, class_names=classes)
+    print(
+        f'{len(loader.dataset)} images, {time.time() - start:.0f} s; channels.json and '
+        f'{len(files)} figures are in {out}'
+    )
+
+
+if __name__ == '__main__':
+    main()
