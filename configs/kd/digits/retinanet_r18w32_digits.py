@@ -3,8 +3,8 @@ _base_ = './retinanet_r18w16_digits.py'
 model = dict(
     backbone=dict(base_channels=32),
     neck=dict(in_channels=[32, 64, 128, 256]))
-max_epochs = 24
-train_cfg = dict(max_epochs=max_epochs, val_interval=6)
+max_epochs = 16
+train_cfg = dict(max_epochs=max_epochs, val_interval=4)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=50),
     dict(

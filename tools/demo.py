@@ -1,0 +1,237 @@
+"""What distillation does, on a small detector: python tools/demo.py
+
+Makes the digits data, trains the same small student alone and distilled with the same
+seed and budget through tools/train.py, evaluates both and the teacher, prints a table,
+and draws detections and curves into work_dirs/demo/.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = 'configs/kd/digits/'
+TEACHER = f'{CONFIGS}retinanet_r18w32_digits'
+RUNS = {
+    'student alone': f'{CONFIGS}retinanet_r18w16_digits.py',
+    'student distilled (PKD)': f'{CONFIGS}retinanet_r18w32_r18w16_pkd_digits.py',
+}
+console = Console()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--out', default='work_dirs/demo', help='folder for results')
+    parser.add_argument('--fresh', action='store_true', help='start over')
+    args = parser.parse_args()
+    out = ROOT / args.out
+    if args.fresh:
+        shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+
+    console.rule('digits data')
+    call('tools/make_digits.py', 'data/digits')
+    results = {name: train(name, config, out) for name, config in RUNS.items()}
+    results['teacher'] = test_teacher(out)
+    (out / 'results.json').write_text(json.dumps(results, indent=1))
+    console.rule('pictures')
+    draw(results, out)
+    show(results, out)
+    return 0
+
+
+def call(*command: str) -> None:
+    """Run one of the project's tools, its output passing through."""
+    line = [sys.executable, '-W', 'ignore', *command]
+    if code := subprocess.run(line, cwd=ROOT).returncode:
+        sys.exit(f'error: python {" ".join(command)} failed with exit code {code}')
+
+
+def train(name: str, config: str, out: Path) -> dict:
+    """Train one student, or read what an earlier call left."""
+    console.rule(name)
+    folder = out / name.split(' (')[0].replace(' ', '_')
+    done = folder / 'done.json'
+    if done.is_file():
+        console.print(f'{folder.name} was trained before; --fresh trains it again')
+        return json.loads(done.read_text())
+    shutil.rmtree(folder, ignore_errors=True)
+    call('tools/train.py', config, '--work-dir', str(folder))
+    scalars = read_scalars(folder)
+    last = [row for row in scalars if 'coco/bbox_mAP' in row][-1]
+    steps = [row['time'] for row in scalars if 'loss' in row]
+    result = dict(
+        ap=last['coco/bbox_mAP'],
+        ap50=last['coco/bbox_mAP_50'],
+        seconds_per_step=sorted(steps)[len(steps) // 2],
+        folder=str(folder.relative_to(ROOT)),
+        checkpoint=Path((folder / 'last_checkpoint').read_text().strip()).name,
+        config=RUNS['student alone'],  # a distilled checkpoint is a plain student's
+    )
+    done.write_text(json.dumps(result))
+    return result
+
+
+def test_teacher(out: Path) -> dict:
+    """Evaluate the teacher that comes with the project."""
+    console.rule('teacher')
+    folder = out / 'teacher'
+    if not (folder / 'done.json').is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        call(
+            'tools/test.py',
+            f'{TEACHER}.py',
+            f'{TEACHER}.pth',
+            '--work-dir',
+            str(folder),
+        )
+        path = max(folder.glob('*/*.json'), key=lambda p: p.stat().st_mtime)
+        metric = json.loads(path.read_text().splitlines()[-1])
+        result = dict(
+            ap=metric['coco/bbox_mAP'],
+            ap50=metric['coco/bbox_mAP_50'],
+            folder=CONFIGS,
+            checkpoint=Path(f'{TEACHER}.pth').name,
+            config=f'{TEACHER}.py',
+        )
+        (folder / 'done.json').write_text(json.dumps(result))
+    return json.loads((folder / 'done.json').read_text())
+
+
+def read_scalars(folder: Path) -> list[dict]:
+    """What MMEngine logged in the last run of a folder, one row per line."""
+    path = max(folder.glob('*/vis_data/scalars.json'), key=lambda p: p.stat().st_mtime)
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def show(results: dict, out: Path) -> None:
+    """Print the table."""
+    table = Table(title='Digits: 1600 training images, 8 epochs, 200 validation images')
+    for column in ('', 'AP', 'AP50', 'parameters', 'seconds per step'):
+        table.add_column(column, justify='left' if not column else 'right')
+    for name, row in results.items():
+        step = f'{row["seconds_per_step"]:.2f}' if 'seconds_per_step' in row else '-'
+        millions = f'{row["parameters"] / 1e6:.2f} M'
+        table.add_row(name, f'{row["ap"]:.3f}', f'{row["ap50"]:.3f}', millions, step)
+    console.print(table)
+    console.print('One seed: the spread over seeds is in docs/results.md.')
+    console.print(f'Pictures: {out / "detections.png"}, {out / "curves.png"}')
+
+
+def draw(results: dict, out: Path) -> None:
+    """Count parameters, then draw detections and curves."""
+    warnings.filterwarnings('ignore')
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from mmdet.apis import inference_detector, init_detector
+    from mmdet.utils import register_all_modules
+
+    register_all_modules()
+    truth = json.loads(
+        (ROOT / 'data/digits/annotations/instances_val.json').read_text()
+    )
+    images = truth['images'][:5]
+    paths = [str(ROOT / 'data/digits/val' / image['file_name']) for image in images]
+    boxes = [
+        [
+            (*a['bbox'], a['category_id'] - 1, 1.0)
+            for a in truth['annotations']
+            if a['image_id'] == image['id']
+        ]
+        for image in images
+    ]
+    columns = {'truth': boxes}
+    for name, row in results.items():
+        checkpoint = ROOT / row['folder'] / row['checkpoint']
+        model = init_detector(str(ROOT / row['config']), str(checkpoint), device='cpu')
+        row['parameters'] = sum(p.numel() for p in model.parameters())
+        found = [inference_detector(model, path).pred_instances for path in paths]
+        columns[name] = [boxes_of(instances) for instances in found]
+    (out / 'results.json').write_text(json.dumps(results, indent=1))
+    draw_detections(columns, paths, out / 'detections.png')
+    draw_curves(results, out / 'curves.png')
+
+
+def boxes_of(instances) -> list[tuple]:
+    """(x, y, w, h, label, score) of what scores above 0.3."""
+    rows = zip(instances.bboxes.tolist(), instances.labels.tolist(), instances.scores)
+    return [
+        (x, y, right - x, bottom - y, label, float(score))
+        for (x, y, right, bottom), label, score in rows
+        if score > 0.3
+    ]
+
+
+def draw_detections(columns: dict[str, list], paths: list[str], out: Path) -> None:
+    """One row per image; truth, students and teacher side by side."""
+    import matplotlib.pyplot as plt
+
+    size = (2.6 * len(columns), 2.6 * len(paths) + 0.6)
+    figure, axes = plt.subplots(len(paths), len(columns), figsize=size)
+    for column, (name, rows) in enumerate(columns.items()):
+        axes[0, column].set_title(name, fontsize=11)
+        for axis, path, found in zip(axes[:, column], paths, rows):
+            axis.imshow(plt.imread(path))
+            axis.axis('off')
+            for x, y, w, h, label, score in found:
+                axis.add_patch(
+                    plt.Rectangle((x, y), w, h, fill=False, ec='lime', lw=1.5)
+                )
+                text = f'{label}' if name == 'truth' else f'{label} {score:.2f}'
+                # inside the box: next to the border of the image it would be clipped
+                axis.text(
+                    x + 1,
+                    y + 1,
+                    text,
+                    fontsize=8,
+                    color='black',
+                    va='top',
+                    bbox=dict(facecolor='lime', pad=0.8, lw=0),
+                    clip_on=True,
+                )
+    figure.suptitle('Validation images, detections with score above 0.3')
+    figure.tight_layout()
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
+def draw_curves(results: dict, out: Path) -> None:
+    """AP over epochs; task and distillation loss over iterations."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8))
+    for name, row in results.items():
+        if 'seconds_per_step' not in row:
+            axes[0].axhline(row['ap'], color='grey', ls='--', label=name)
+            continue
+        scalars = read_scalars(ROOT / row['folder'])
+        ap = [(r['step'], r['coco/bbox_mAP']) for r in scalars if 'coco/bbox_mAP' in r]
+        axes[0].plot(*zip(*ap), marker='o', label=name)
+        rows = [r for r in scalars if 'loss' in r]
+        steps = [r['step'] for r in rows]
+        kd = [sum(v for k, v in r.items() if k.startswith('loss_kd')) for r in rows]
+        axes[1].plot(steps, [r['loss'] - k for r, k in zip(rows, kd)], label=name)
+        if any(kd):
+            axes[2].plot(steps, kd, label=name, color='C1')
+    titles = ('AP on the validation set', 'task loss', 'distillation loss')
+    for axis, title, unit in zip(axes, titles, ('epoch', 'iteration', 'iteration')):
+        axis.set_title(title)
+        axis.set_xlabel(unit)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
