@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.logging import MMLogger
@@ -22,7 +22,7 @@ from .trial import trial, trial_samples
 attach_to_runners()
 
 
-class DistilledMixin:
+class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
     """What a distilled student does differently: its loss, and its first weights."""
 
     distiller: Distiller
@@ -31,21 +31,24 @@ class DistilledMixin:
     def loss(self, inputs: Tensor, data_samples: Sequence[Any], *args: Any) -> dict:
         """The student's own losses, and one line per link on top while training."""
         if not self.training:
-            return super().loss(inputs, data_samples, *args)
+            return self._student_loss(inputs, data_samples, *args)
         distiller = self.distiller
         factors = distiller.factors()
         if not any(factors.values()):
-            losses = super().loss(inputs, data_samples, *args)
+            losses = self._student_loss(inputs, data_samples, *args)
             return _merge(losses, distiller.idle(inputs, factors))
         teacher = distiller.teacher(
             inputs, data_samples, distiller.specs('teacher', factors)
         )
         specs = distiller.specs('student', factors)
         with distiller.taps['student'].record(self, specs=specs) as student:
-            losses = super().loss(inputs, data_samples, *args)
+            losses = self._student_loss(inputs, data_samples, *args)
         size = tuple(inputs.shape[2:])
         added = distiller(student, teacher, data_samples, size, factors)
         return _merge(losses, added | distiller.idle(inputs, factors))
+
+    def _student_loss(self, *args: Any) -> dict:
+        return super().loss(*args)
 
     def init_weights(self) -> None:
         """The student's own initialisation, then what it inherits from the teacher."""
@@ -121,7 +124,7 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
         distiller = _build_distiller(
             model, teacher, links, gradient_share_interval, trial_size
         )
-    model.__class__ = distilled_class(type(model))
+    model.__class__ = distilled_class(type(model))  # type: ignore[arg-type]
     model.distiller = distiller
     model.inherited = tuple(inherit)
     MMLogger.get_current_instance().info(
@@ -155,8 +158,9 @@ def _build_distiller(
         specs = [spec for link in built.values() for spec in link.specs[side]]
         taps[side] = Taps(specs=specs, model=model, owner=side)
 
-    inputs = torch.randn(2, 3, *trial_size)
-    samples = trial_samples(2, trial_size)
+    size = (int(trial_size[0]), int(trial_size[1]))
+    inputs = torch.randn(2, 3, *size)
+    samples = trial_samples(2, size)
     seen, _ = trial(student, taps['student'], inputs, samples)
     seen_teacher = guide.connect(student, taps['teacher'], inputs, samples)
     distiller = Distiller(
@@ -165,7 +169,7 @@ def _build_distiller(
     for name, link in built.items():
         with torch.no_grad():
             try:
-                pair = distiller.pair(link, seen, seen_teacher, samples, trial_size)
+                pair = distiller.pair(link, seen, seen_teacher, samples, size)
                 link.setup(pair)
             except ConfigError as error:
                 text = str(error).removeprefix(f'links.{name}: ')

@@ -68,10 +68,11 @@ class Teacher:
         if checkpoint is not None:
             load_weights(self.model, checkpoint, key='teacher.checkpoint')
         self.model.requires_grad_(False).eval()
-        self.dtype, self.channels_last = _DTYPES.get(dtype), channels_last
+        self.dtype = _DTYPES[dtype] if dtype else None
+        self.channels_last = channels_last
         self.compile, self.validate = compile, validate
-        self.bridge: InputBridge | None = None
-        self.taps: Taps | None = None
+        self.bridge: InputBridge  # both are known after connect()
+        self.taps: Taps
         self._unused: list[nn.Module] = []
 
     def connect(
@@ -117,8 +118,7 @@ class Teacher:
         for module in self.model.children():
             if module not in self._unused:
                 module._apply(fn)
-        if self.bridge is not None:
-            self.bridge._apply(fn)
+        self.bridge._apply(fn)
         if self.dtype:  # the student's .float() or .half() does not undo the option
             self.model.to(self.dtype)
 

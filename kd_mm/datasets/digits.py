@@ -53,7 +53,9 @@ def make_digits(
         done = out / _DONE
         if done.is_file() and json.loads(done.read_text()) == wanted:
             return False
-        raise ConfigError(f'{out} exists and is not this data set; choose another folder')
+        raise ConfigError(
+            f'{out} exists and is not this data set; choose another folder'
+        )
     if min(train, val) < 1 or size < 64:
         raise ConfigError(f'digits need images, of 64 pixels at least; got {wanted}')
 
@@ -82,7 +84,8 @@ def _write_split(out, split, count, size, rng, digits, samples) -> None:
     """Draw and write the images and annotations of one split."""
     (out / split).mkdir()
     photographs = load_sample_images().images
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for image_id in range(1, count + 1):
         image = _background(photographs, size, rng)
         for box, label in _paste_digits(image, digits, samples, rng):
@@ -137,7 +140,7 @@ def _paste_digits(
         if any(_overlap((x, y, w, h), other) > 0.1 for other in taken):
             continue
         taken.append((x, y, w, h))
-        patch = image[y : y + h, x : x + w].astype(np.float32)
+        patch: np.ndarray = image[y : y + h, x : x + w].astype(np.float32)
         # ink on the other side of the brightness scale than what it covers
         dark = patch.mean() > 127
         colour = rng.uniform(0, 60, 3) if dark else rng.uniform(195, 255, 3)
@@ -151,7 +154,7 @@ def _ink(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     side = int(rng.integers(28, 64))
     digit = np.pad(digit, 1)  # the strokes touch the border: let them fade out
     large = cv2.resize(digit, (side, side), interpolation=cv2.INTER_CUBIC)
-    large = cv2.copyMakeBorder(large, *[side // 4] * 4, cv2.BORDER_CONSTANT)
+    large = np.pad(large, side // 4)
     centre = (large.shape[0] / 2, large.shape[0] / 2)
     turn = cv2.getRotationMatrix2D(centre, rng.uniform(-25, 25), 1.0)
     ink = cv2.warpAffine(large, turn, large.shape[::-1]).clip(0, 1)
