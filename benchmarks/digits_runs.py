@@ -11,7 +11,7 @@ from kd_mm.datasets import make_digits
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / 'data' / 'digits'
 STUDENT = ROOT / 'configs/kd/digits/retinanet_r18w16_digits.py'
-TEACHER = ROOT / 'configs/kd/digits/retinanet_r18w32_digits.py'
+TEACHER = ROOT / 'configs/kd/digits/retinanet_r18w24_digits.py'
 
 
 def digits_config(

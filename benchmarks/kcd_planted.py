@@ -26,6 +26,16 @@ from rich.table import Table
 RESULT = ROOT / 'benchmarks/results/kcd_planted.json'
 IMAGES, EPOCHS, START, DISTIL_EPOCHS = 400, 6, 2, 2
 
+RUNS = (
+    ('plain', dict(transform='identity')),
+    ('permuted', dict(transform='identity')),
+    ('permuted', dict(transform='random')),
+    ('permuted', dict(transform='greedy', similarity='spatial')),
+    ('permuted', dict(transform='bipartite', similarity='gap')),
+    ('permuted', dict(transform='bipartite', similarity='gap', share=True)),
+    ('permuted', dict(transform='bipartite', similarity='spatial')),
+)
+
 
 class LinkLoss(Hook):
     """The link's loss in every iteration."""
@@ -83,17 +93,17 @@ def prepare(folder: Path) -> dict:
     return dict(order=order, difference=same_predictions(cfg.model, paths))
 
 
-def distilled(folder: Path, teacher: str, transform: str, order: torch.Tensor) -> dict:
+def distilled(folder: Path, teacher: str, align: dict, order: torch.Tensor) -> dict:
     """One run; what became of the loss, and how much of the order was found."""
-    name = f'{teacher}-{transform}'
+    name = '-'.join([teacher, *(str(value) for value in align.values())])
     cfg = digits_config(folder / name, images=IMAGES, epochs=DISTIL_EPOCHS, seed=1)
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.load_from = str(folder / 'start.pth')
-    align = dict(type='kd_mm.ChannelAlign', transform=transform, fit_at='start')
+    stage = dict(type='kd_mm.ChannelAlign', fit_at='start', images=IMAGES, **align)
     distil(
         cfg,
         teacher=dict(config=str(STUDENT), checkpoint=str(folder / f'{teacher}.pth')),
-        stages=[dict(align, images=IMAGES)],
+        stages=[stage],
         criterion=dict(type='kd_mm.MSELoss', weight=5.0),
     )
     watch = LinkLoss()
@@ -101,13 +111,11 @@ def distilled(folder: Path, teacher: str, transform: str, order: torch.Tensor) -
     stage = runner.model.distiller.links.fpn.stages[0]
     planted = order.argsort() if teacher == 'permuted' else torch.arange(len(order))
     maps = [stage.map(level).index for level in range(3)]
-    found = None
-    if transform not in ('procrustes', 'ridge'):
-        found = [float((index[0] == planted).float().mean()) for index in maps]
+    found = [float((index[0] == planted).float().mean()) for index in maps]
     epoch = len(watch.values) // DISTIL_EPOCHS
     return dict(
         teacher=teacher,
-        transform=transform,
+        **align,
         first_mse=sum(watch.values[:5]) / 25,
         last_mse=sum(watch.values[-epoch:]) / epoch / 5,
         found=found,
@@ -121,16 +129,16 @@ def main():
     torch.set_num_threads(1)
     began = time.time()
     about = prepare(folder)
-    runs = [('plain', 'identity'), ('permuted', 'identity'), ('permuted', 'random')]
-    runs += [('permuted', 'greedy'), ('permuted', 'bipartite')]
-    rows = [distilled(folder, *run, about['order']) for run in runs]
+    rows = [distilled(folder, *run, about['order']) for run in RUNS]
     table = Table(title='adapter-free MSE on the FPN, sum over three levels')
-    for column in ('teacher', 'transform', 'first 5 steps', 'last epoch', 'found'):
+    for column in ('teacher', 'transform', 'first 5 steps', 'last epoch', 'found, %'):
         table.add_column(column)
     for row in rows:
-        found = ' '.join(f'{100 * share:.0f} %' for share in row['found'])
+        found = '/'.join(f'{100 * share:.0f}' for share in row['found'])
         numbers = (f'{row["first_mse"]:.4f}', f'{row["last_mse"]:.4f}')
-        table.add_row(row['teacher'], row['transform'], *numbers, found)
+        what = row['transform'] + f' {row.get("similarity", "")}'
+        what += ', one map' * row.get('share', False)
+        table.add_row(row['teacher'], what, *numbers, found)
     Console().print(table)
     print(
         f'the permuted teacher predicts the same to {about["difference"]:.1e}; '

@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
@@ -56,6 +57,20 @@ def detection_batch(count: int = 2, *, sizes=None, classes: int = 4) -> dict:
     """Unprocessed detection batch with boxes and masks."""
     sizes = sizes or [(3, 128, 128)] * count
     return demo_mm_inputs(count, sizes, num_classes=classes, with_mask=True)
+
+
+def blotchy_batches(count: int = 4) -> list[dict]:
+    """Detection batches whose images differ in more than noise."""
+    generator = torch.Generator().manual_seed(7)
+    data = [detection_batch() for _ in range(count)]
+    for batch in data:
+        batch['inputs'] = [
+            F.interpolate(
+                torch.rand(1, 3, 4, 4, generator=generator) * 255, image.shape[1:]
+            )[0].byte()
+            for image in batch['inputs']
+        ]
+    return data
 
 
 def classification_batch(count: int = 4, *, size: int = 64, classes: int = 4) -> dict:

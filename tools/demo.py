@@ -18,10 +18,10 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = 'configs/kd/digits/'
-TEACHER = f'{CONFIGS}retinanet_r18w32_digits'
+TEACHER = f'{CONFIGS}retinanet_r18w24_digits'
 RUNS = {
     'student alone': f'{CONFIGS}retinanet_r18w16_digits.py',
-    'student distilled (PKD)': f'{CONFIGS}retinanet_r18w32_r18w16_pkd_digits.py',
+    'student distilled (PKD)': f'{CONFIGS}retinanet_r18w24_r18w16_pkd_digits.py',
 }
 console = Console()
 

@@ -29,6 +29,9 @@ def parse_args():
         '--config',
         help="config of the run or of the student; by default the checkpoint's own",
     )
+    parser.add_argument(
+        '--half', action='store_true', help='store the weights in half precision'
+    )
     parser.add_argument('--force', action='store_true', help='replace OUT if it exists')
     return parser.parse_args()
 
@@ -42,6 +45,7 @@ def main():
             args.out,
             weights=weights,
             config=args.config,
+            half=args.half,
             force=args.force,
         )
     except ConfigError as error:

@@ -34,11 +34,18 @@ class ChannelMap:
     index: Tensor | None = None
     matrix: Tensor | None = None
 
+    @property
+    def first(self) -> Tensor:
+        """``(M,)``, the teacher's channel of each; of 'grouped' the best matched."""
+        if self.index is None:
+            raise TypeError('a matrix has no index')
+        return self.index[0]
+
     def linear(self, width: int) -> Tensor:
         """As a matrix ``(M, width)``; of 'grouped' only the first of each group."""
         if self.matrix is not None:
             return self.matrix
-        return torch.eye(width, dtype=torch.float64)[self.index[0].cpu()]
+        return torch.eye(width, dtype=torch.float64)[self.first.cpu()]
 
 
 def dead(variance: Tensor) -> Tensor:
@@ -65,7 +72,7 @@ def greedy_assignment(similarity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         tuple[np.ndarray, np.ndarray]: ``min(rows, columns)`` row and column numbers,
         sorted by row.
     """
-    left = similarity.astype(float, copy=True)
+    left: np.ndarray = similarity.astype(float, copy=True)
     best = left.argmax(1)
     value = left[np.arange(len(left)), best]
     pairs = []
@@ -145,15 +152,14 @@ def fit_map(
     width_s, width_t = cov.st.shape
     if transform in ('identity', 'random'):
         return control_map(transform, width_s, width_t, seed)
-    if transform in MATRICES:
-        make = procrustes_matrix if transform == 'procrustes' else ridge_matrix
-        matrix = make(cov) if transform == 'procrustes' else make(cov, ridge)
-        return ChannelMap(torch.arange(width_s), matrix=matrix.cpu())
+    everyone = torch.arange(width_s)
+    if transform == 'procrustes':
+        return ChannelMap(everyone, matrix=procrustes_matrix(cov).cpu())
+    if transform == 'ridge':
+        return ChannelMap(everyone, matrix=ridge_matrix(cov, ridge).cpu())
     similarity = correlation(cov).cpu().numpy()
     if transform == 'grouped' and width_t > width_s:
-        return ChannelMap(
-            torch.arange(width_s), torch.from_numpy(grouped_assignment(similarity))
-        )
+        return ChannelMap(everyone, torch.from_numpy(grouped_assignment(similarity)))
     assign = greedy_assignment if transform == 'greedy' else bipartite_assignment
     kept, index = assign(similarity)
     return ChannelMap(torch.from_numpy(kept), torch.from_numpy(index)[None])
@@ -218,6 +224,17 @@ def total_similarity(cov: Covariance, mapping: ChannelMap) -> float:
 def cka_of(cov: Covariance) -> Tensor:
     """Linear CKA from covariances; equals :func:`kd_mm.analysis.cka.linear_cka`."""
     return cov.st.square().sum() / (cov.ss.norm() * cov.tt.norm())
+
+
+def selective(means: Tensor) -> Tensor:
+    """Class means ``(K, C)`` of each channel as z-scores over the classes.
+
+    Channels that are always on are the most active ones of every class, whatever they
+    mean; this tells which are more active than for other classes. Constant ones are 0.
+    """
+    centred = means - means.mean(0)
+    variance = centred.square().mean(0)
+    return centred / torch.where(dead(variance), torch.inf, variance).sqrt()
 
 
 def overlap_at_k(student: Tensor, teacher: Tensor, k: int = 10) -> float:

@@ -9,7 +9,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from .channels import ChannelMap
+from ..errors import ConfigError
+from .channels import ChannelMap, selective
 from .report import LevelReport
 
 matplotlib.use('Agg')
@@ -89,13 +90,18 @@ def top_channels(
     class_names: Sequence[str] | None,
     most_classes: int = 30,
 ) -> None:
-    """Which channels are most active for each class, in both networks."""
-    student, teacher, labels = (m[:most_classes] for m in report.class_means)
+    """Which channels stand out for each class, in both networks."""
+    if report.class_means is None:
+        raise ConfigError(f'links.{report.link}: no ground truth, so no class means')
+    student, teacher = map(selective, report.class_means[:2])
+    student, teacher, labels = (
+        m[:most_classes] for m in (student, teacher, report.class_means[2])
+    )
     size = min(report.widths)
     panels = {
         'before': membership(student[:, :size], teacher[:, :size], k),
         f'after {transform}': membership(
-            student[:, after.kept], teacher[:, after.index[0]], k
+            student[:, after.kept], teacher[:, after.first], k
         ),
     }
     rows = len(labels)
@@ -110,7 +116,7 @@ def top_channels(
     for axis, (title, member), name in zip(axes, panels.items(), ('identity', shown)):
         used = (member > 0).sum(0)
         order = used.argsort(descending=True, stable=True)[: int((used > 0).sum())]
-        overlap = report.transforms[name]['overlap']
+        overlap = report.transforms[name]['selective']
         axis.imshow(
             member[:, order],
             cmap=ListedColormap(COLOURS),
@@ -142,11 +148,11 @@ def top_channels(
         ncols=4,
         fontsize=9,
     )
-    figure.suptitle(
-        f'{report.link}, level {report.level}: the {k} most active channels per class'
-        + (f' (first {rows} classes)' if rows < len(report.class_means[2]) else ''),
-        fontsize=11,
-    )
+    title = f'{report.link}, level {report.level}: for each class, the {k} channels '
+    title += 'most active compared with the other classes'
+    if rows < len(report.class_means[2]):
+        title += f' (first {rows} classes)'
+    figure.suptitle(title, fontsize=11)
     _save(figure, path)
 
 
@@ -155,7 +161,7 @@ def correlation_matrices(
 ) -> None:
     """Correlation of every student channel with every teacher channel."""
     similarity = report.similarity
-    after_all = similarity[after.kept][:, after.index[0]]
+    after_all = similarity[after.kept][:, after.first]
     order = after_all.diagonal().argsort(descending=True)
     panels = {
         'before': (similarity, 'teacher channel'),

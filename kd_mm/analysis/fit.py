@@ -115,9 +115,9 @@ def fit_channels(
             images += len(pair.samples)
     all_reduce(images)
     for name, (_, stage) in links.items():
-        levels = statistics.get(name)
-        if levels is None:
+        if name not in statistics:
             raise ConfigError(f'links.{name}: there are no images to match channels on')
+        levels = statistics[name]
         for level in levels:
             level.reduce()
         try:

@@ -38,7 +38,7 @@ class Covariance:
     @classmethod
     def of(cls, student: Tensor, teacher: Tensor) -> 'Covariance':
         """The batch computation on ``(n, Cs)`` and ``(n, Ct)`` rows."""
-        moments = Moments(student.shape[1] + teacher.shape[1])
+        moments = Moments(student.shape[1] + teacher.shape[1], student.device)
         moments.update(torch.cat([student, teacher], 1))
         return moments.covariance(student.shape[1])
 
@@ -172,7 +172,9 @@ class LevelStatistics:
     def __init__(self, kinds: Sequence[str]) -> None:
         self.kinds = tuple(kinds)
         self.width = 0  # of the student
-        self.sums: dict[str, Moments | ClassSums] = {}
+        self.width_teacher = 0
+        self.moments: dict[str, Moments] = {}
+        self.classes: ClassSums | None = None
 
     @torch.no_grad()
     def update(
@@ -191,27 +193,31 @@ class LevelStatistics:
             samples (Sequence): N data samples with the ground truth, for 'class'.
             image_size (tuple[int, int]): Height and width of the batch in pixels.
         """
-        if not self.sums:
-            self.width = channels(student)
-            joint = self.width + channels(teacher)
+        if not self.width:
+            self.width, self.width_teacher = channels(student), channels(teacher)
+            joint = self.width + self.width_teacher
             for kind in self.kinds:
-                make = ClassSums if kind == 'class' else Moments
-                self.sums[kind] = make(joint, student.device)
-        for kind, sums in self.sums.items():
-            if kind == 'class':
-                rows = [
-                    labelled_rows(f, samples, image_size) for f in (student, teacher)
-                ]
-                sums.update(torch.cat([r for r, _ in rows], 1), rows[0][1])
-            elif kind == 'gap':
-                sums.update(torch.cat([pooled_rows(student), pooled_rows(teacher)], 1))
+                if kind == 'class':
+                    self.classes = ClassSums(joint, student.device)
+                else:
+                    self.moments[kind] = Moments(joint, student.device)
+        if self.classes is not None:
+            rows_s, labels = labelled_rows(student, samples, image_size)
+            rows_t, _ = labelled_rows(teacher, samples, image_size)
+            self.classes.update(torch.cat([rows_s, rows_t], 1), labels)
+        for kind, moments in self.moments.items():
+            if kind == 'gap':
+                rows = pooled_rows(student), pooled_rows(teacher)
             else:
-                sums.update(torch.cat(position_rows(student, teacher), 1))
+                rows = position_rows(student, teacher)
+            moments.update(torch.cat(rows, 1))
 
     def reduce(self) -> None:
         """Merge with the other ranks."""
-        for sums in self.sums.values():
-            sums.reduce()
+        for moments in self.moments.values():
+            moments.reduce()
+        if self.classes is not None:
+            self.classes.reduce()
 
     def covariance(self, kind: str) -> Covariance:
         """Covariance over the samples of ``kind``.
@@ -219,22 +225,21 @@ class LevelStatistics:
         Raises:
             ConfigError: If there are fewer than two samples (images, classes).
         """
-        sums = self.sums[kind]
         if kind != 'class':
-            return sums.covariance(self.width)
-        means, _ = sums.means()
-        if len(means) < 2:
+            return self.moments[kind].covariance(self.width)
+        student, teacher, labels = self.class_means()
+        if len(labels) < 2:
             raise ConfigError(
-                f"similarity='class' needs at least 2 classes, found {len(means)} in "
+                f"similarity='class' needs at least 2 classes, found {len(labels)} in "
                 "the ground truth; use similarity='gap'"
             )
-        moments = Moments(means.shape[1], means.device)
-        moments.update(means)
-        return moments.covariance(self.width)
+        return Covariance.of(student, teacher)
 
     def class_means(self) -> tuple[Tensor, Tensor, Tensor]:
         """Class means ``(K, Cs)``, ``(K, Ct)`` and their labels ``(K,)``."""
-        means, labels = self.sums['class'].means()
+        if self.classes is None:
+            raise ConfigError("class means were not collected: add the kind 'class'")
+        means, labels = self.classes.means()
         return means[:, : self.width], means[:, self.width :], labels
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..pair import FeaturePair
+from ..stages.channel_align import ChannelAlign
 from .channels import (
     TRANSFORMS,
     ChannelMap,
@@ -25,6 +26,7 @@ from .channels import (
     mapped,
     matched_correlation,
     overlap_at_k,
+    selective,
 )
 from .fit import feature_pairs, observe, undisturbed
 from .moments import Covariance, LevelStatistics
@@ -40,9 +42,11 @@ class LevelReport:
         widths (tuple[int, int]): Channels of student and teacher.
         chance (float): Overlap that random channels have.
         cka (float): Linear CKA before any transform.
-        transforms (dict[str, dict]): By transform: 'overlap' (None without ground
-            truth), 'correlation' (mean), 'correlations' (of every pair, descending),
-            'cka'. 'identity' is the state before.
+        transforms (dict[str, dict]): By transform: 'overlap' of the most active
+            channels per class and 'selective' of the channels that are most active
+            compared with the other classes (None without ground truth), 'correlation'
+            (mean), 'correlations' (of every pair, descending), 'cka'. 'identity' is
+            the state before.
         maps (dict[str, ChannelMap]): The transforms themselves.
         similarity (Tensor): Correlation matrix ``(Cs, Ct)``.
         class_means (tuple | None): Class means of student ``(K, Cs)`` and teacher
@@ -94,13 +98,13 @@ def measure(
                         for _ in range(2)
                     ]
                 observe(halves[name][number % 2], pair)
-    if not halves or not all(level.sums for h in halves.values() for level in h[1]):
+    if not halves or not all(level.width for h in halves.values() for level in h[1]):
         raise ConfigError('the report needs at least two batches of training images')
     reports = []
     for name, (fit, held_out) in halves.items():
         for level, (a, b) in enumerate(zip(fit, held_out, strict=True)):
             maps = fitted_maps(a.covariance(similarity))
-            maps |= _checkpoint_map(model.distiller.links[name], level, a, b)
+            maps |= _checkpoint_map(model.distiller.links[name], level, b)
             means = b.class_means() if 'class' in kinds[name] else None
             cov = b.covariance('gap')
             reports.append(level_report(name, level, maps, cov, means, k))
@@ -122,15 +126,14 @@ def _kinds(pair: FeaturePair, similarity: str) -> list[str]:
 
 
 def _checkpoint_map(
-    link: nn.Module, level: int, a: LevelStatistics, b: LevelStatistics
+    link: nn.Module, level: int, b: LevelStatistics
 ) -> dict[str, ChannelMap]:
     """The map that the loaded checkpoint has, if it was fitted to these widths."""
-    width_t = b.sums['gap'].mean.numel() - b.width
     for stage in link.stages:
-        if getattr(stage, 'widths', None) is None or not stage.ready:
+        if not isinstance(stage, ChannelAlign) or stage.fitted_at < 0:
             continue
         widths = stage.widths[0 if stage.share else level]
-        if widths == (a.width, width_t):
+        if widths == (b.width, b.width_teacher):
             found = stage.map(level)
             matrix = None if found.matrix is None else found.matrix.double().cpu()
             return {'checkpoint': ChannelMap(found.kept.cpu(), found.index, matrix)}
@@ -160,13 +163,15 @@ def level_report(
     transforms = {}
     for name, found in maps.items():
         pairs = matched_correlation(cov, found).sort(descending=True).values
-        overlap = None
+        overlap = overlap_selective = None
         if means is not None:
-            student, teacher, _ = means
-            linear = found.linear(width_t).to(teacher)
-            overlap = overlap_at_k(student[:, found.kept], teacher @ linear.T, k)
+            student, teacher = means[0][:, found.kept], means[1]
+            teacher = teacher @ found.linear(width_t).to(teacher).T
+            overlap = overlap_at_k(student, teacher, k)
+            overlap_selective = overlap_at_k(selective(student), selective(teacher), k)
         transforms[name] = dict(
             overlap=overlap,
+            selective=overlap_selective,
             correlation=float(pairs.mean()),
             cka=float(cka_of(mapped(cov, found))),
             correlations=[round(float(value), 4) for value in pairs],
@@ -185,37 +190,39 @@ def level_report(
 
 
 def print_tables(reports: list[LevelReport], k: int, console: Console) -> None:
-    """One table per link: transforms by levels, each overlap, correlation and CKA."""
+    """One table per link: transforms by levels, each both overlaps and correlation.
+
+    CKA, which no reordering can change, stands above; per transform it is in the JSON.
+    """
     for link in dict.fromkeys(report.link for report in reports):
         levels = [report for report in reports if report.link == link]
         table = Table(
-            title=f'{link}: overlap@{k} | mean correlation of matched channels | CKA',
-            caption='fitted on one half of the images, measured on the other; '
-            'grouped: the best channel of each group',
+            title=f'{link}: overlap@{k} | the same, selective | mean correlation',
+            caption='overlap@k: of the most active channels per class; selective: of '
+            'those most active compared with other classes; correlation: of matched '
+            'channels. Fitted on one half of the images, measured on the other',
             title_justify='left',
             caption_justify='left',
         )
         table.add_column('transform', no_wrap=True)
         for report in levels:
             width_s, width_t = report.widths
-            table.add_column(f'level {report.level}\n{width_s} <- {width_t}')
+            table.add_column(
+                f'level {report.level}\n{width_s} <- {width_t}, CKA {report.cka:.2f}'
+            )
         for name in dict.fromkeys(n for r in levels for n in r.transforms):
             table.add_row(name, *(_cell(r.transforms.get(name)) for r in levels))
         table.add_section()
-        chance = (_number(r.chance if r.class_means else None) for r in levels)
-        table.add_row('by chance', *chance)
+        chance = [dict(overlap=r.chance, selective=r.chance) for r in levels]
+        table.add_row('by chance', *map(_cell, chance))
         console.print(table)
 
 
 def _cell(measured: dict | None) -> str:
     if measured is None:
         return ''
-    keys = ('overlap', 'correlation', 'cka')
-    return ' '.join(_number(measured[key]) for key in keys)
-
-
-def _number(value: float | None) -> str:
-    return '  - ' if value is None else f'{value:.2f}'.rjust(4)
+    values = [measured.get(key) for key in ('overlap', 'selective', 'correlation')]
+    return ' '.join('   -' if v is None else f'{v:.2f}'.rjust(5) for v in values)
 
 
 def write_json(reports: list[LevelReport], path: Path, **about) -> None:

@@ -25,14 +25,16 @@ class Stage(nn.Module):
     the training loop overrides them.
 
     Attributes:
-        ready (bool): Whether the stage can work yet. A link does not run, and adds
-            nothing to the loss, until all of its stages are ready.
         mixes_channels (bool): Whether freshly initialised layers mix the student's
             channels here, so that behind them one order is as good as another.
     """
 
-    ready = True
     mixes_channels = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether the stage can work yet; until all can, the link does not run."""
+        return True
 
     def setup(self, pair: FeaturePair) -> None:
         """Create parameters from the shapes in ``pair``."""

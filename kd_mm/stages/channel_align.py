@@ -1,5 +1,6 @@
 """KCD: make the teacher's channels consistent with the student's."""
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -135,7 +136,7 @@ class ChannelAlign(Stage):
                 self.register_buffer(f'matrix_{i}', matrix)
                 continue
             groups = -(-width_t // width_s) if self.transform == 'grouped' else 1
-            self.register_buffer(f'index_{i}', start.index.repeat(groups, 1))
+            self.register_buffer(f'index_{i}', start.first.repeat(groups, 1))
             if width_t < width_s:
                 self.register_buffer(f'kept_{i}', start.kept)
 
@@ -235,11 +236,11 @@ class ChannelAlign(Stage):
         ]
         learners = [stage for stage in stages if not stage.is_control]
         if learners:
-            counts = [stage.images for stage in learners]
+            counts = [stage.images or math.inf for stage in learners]
             loader = plain_loader(
                 runner.cfg,
                 runner.train_dataloader.dataset,
-                images=None if None in counts else max(counts),
+                images=None if math.inf in counts else int(max(counts)),
                 annotations=any(s.similarity == 'class' for s in learners),
             )
             images = fit_channels(model, learners, loader)

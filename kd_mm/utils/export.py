@@ -95,7 +95,7 @@ def _some(keys):
     return f' ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})' * bool(keys)
 
 
-def export_student(path, out, *, weights='saved', config=None, force=False):
+def export_student(path, out, *, weights='saved', config=None, half=False, force=False):
     """Write the student of a training checkpoint to a file of its own.
 
     The file holds ``state_dict`` and ``meta``: ``dataset_meta``, the place in
@@ -116,6 +116,8 @@ def export_student(path, out, *, weights='saved', config=None, force=False):
             optimizer worked on. Defaults to 'saved'.
         config (str, optional): Config of the run or of the plain student. Defaults
             to the one in the checkpoint.
+        half (bool): Store floating-point tensors in half precision; they load into
+            the fp32 model as they are. Defaults to False.
         force (bool): Replace an existing ``out``. Defaults to False.
 
     Returns:
@@ -144,6 +146,10 @@ def export_student(path, out, *, weights='saved', config=None, force=False):
     cfg = plain_student(_read_config(meta, config, path))
     model = _build(cfg)
     _check_strict(model, student, path)
+    if half:
+        student = {
+            k: v.half() if v.is_floating_point() else v for k, v in student.items()
+        }
 
     kept = {key: meta[key] for key in KEPT_META if key in meta}
     kept |= {'cfg': cfg.pretty_text, 'kd_mm_version': __version__, 'weights': taken}

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import toys
-from helpers import build, classification_batch, detection_batch, distill_cfg
+from helpers import blotchy_batches, build, classification_batch, distill_cfg
 from rich.console import Console
-from torch.nn.functional import interpolate
 
 from kd_mm.analysis.figures import draw, membership
 from kd_mm.analysis.fit import fit_channels
@@ -33,17 +32,6 @@ def links(stages=()) -> dict:
     )
 
 
-def batches(count: int = 8) -> list[dict]:
-    torch.manual_seed(0)
-    data = [detection_batch() for _ in range(count)]
-    for batch in data:
-        batch['inputs'] = [
-            interpolate(torch.rand(1, 3, 4, 4) * 255, image.shape[1:])[0].byte()
-            for image in batch['inputs']
-        ]
-    return data
-
-
 @pytest.fixture(scope='module')
 def planted():
     """A student, itself with permuted FPN channels as the teacher, and the report."""
@@ -55,13 +43,15 @@ def planted():
     for conv in teacher.neck.fpn_convs:
         conv.conv.weight.data = conv.conv.weight.data[order]
         conv.conv.bias.data = conv.conv.bias.data[order]
-    return measure(model, batches(), k=4)
+    return measure(model, blotchy_batches(8), k=4)
 
 
 def test_a_planted_permutation_is_mended(planted):
     for report in planted:
         before, after = (report.transforms[n] for n in ('identity', 'bipartite'))
-        assert after['overlap'] == 1 and after['correlation'] == pytest.approx(1)
+        assert after['overlap'] == after['selective'] == 1 and after[
+            'correlation'
+        ] == pytest.approx(1)
         assert before['overlap'] < 0.8 and before['correlation'] < 0.8
         assert report.chance == 0.25
         assert report.cka == pytest.approx(1)  # a permutation cannot change it
@@ -106,17 +96,17 @@ def test_the_map_of_a_checkpoint_has_its_own_row():
     align = dict(type='kd_mm.ChannelAlign', transform='random')
     cfg = distill_cfg(toys.retinanet(), toys.retinanet(), links([align]))
     model = build(cfg)
-    assert 'checkpoint' not in measure(model, batches(2))[0].transforms
-    fit_channels(model, [model.distiller.links.fpn.stages[0]], batches(2))
-    found = measure(model, batches(2))[0].transforms
+    assert 'checkpoint' not in measure(model, blotchy_batches(2))[0].transforms
+    fit_channels(model, [model.distiller.links.fpn.stages[0]], blotchy_batches(2))
+    found = measure(model, blotchy_batches(2))[0].transforms
     assert found['checkpoint'] == found['random']
 
 
 def test_one_batch_is_not_enough_and_no_boxes_give_no_overlap():
     model = build(distill_cfg(toys.retinanet(), toys.retinanet(), links()))
     with pytest.raises(ConfigError, match='two batches'):
-        measure(model, batches(1))
-    data = batches(4)
+        measure(model, blotchy_batches(1))
+    data = blotchy_batches(4)
     for batch in data:
         for sample in batch['data_samples']:
             del sample.gt_instances

@@ -1,26 +1,16 @@
 """ChannelAlign: what it does to features, when it is fitted, what it leaves alone."""
 
 import logging
-import random
 
-import numpy as np
 import pytest
 import torch
 import toys
-from helpers import PackedImages, build, detection_batch, distill_cfg, losses_of, runner
+from helpers import blotchy_batches, build, distill_cfg, losses_of, runner
 from mmengine.hooks import Hook
-from mmengine.structures import InstanceData
-from torch.nn.functional import interpolate
-from torch.utils.data import ConcatDataset, Subset
 
 from kd_mm.analysis.channels import TRANSFORMS
 from kd_mm.analysis.fit import (
     fit_channels,
-    plain_dataset,
-    plain_loader,
-    plain_pipeline,
-    spread,
-    undisturbed,
 )
 from kd_mm.analysis.moments import Covariance
 from kd_mm.criteria import attention_loss, mse_loss, pkd_loss
@@ -51,22 +41,8 @@ def align_of(model) -> ChannelAlign:
     return model.distiller.links.fpn.stages[0]
 
 
-def batches(count: int = 4) -> list[dict]:
-    """Batches of different blotchy images."""
-    torch.manual_seed(7)
-    data = [detection_batch() for _ in range(count)]
-    for batch in data:
-        batch['inputs'] = [
-            interpolate(torch.rand(1, 3, 4, 4) * 255, image.shape[1:])[0].byte()
-            for image in batch['inputs']
-        ]
-    return data
-
-
 def maps(model) -> dict:
-    state = align_of(model).state_dict()
-    assert state
-    return {key: value.clone() for key, value in state.items()}
+    return {k: v.clone() for k, v in align_of(model).state_dict().items()}
 
 
 def equal(left: dict, right: dict) -> bool:
@@ -150,9 +126,11 @@ def test_only_matched_channels_of_a_wider_student_are_supervised():
 @pytest.mark.parametrize('transform', TRANSFORMS)
 def test_no_gradient_into_map_or_teacher(transform):
     model = distilled(transform=transform)
-    fit_channels(model, [align_of(model)], batches(2))
+    fit_channels(model, [align_of(model)], blotchy_batches(2))
     assert not list(align_of(model).parameters())
-    sum(v for k, v in losses_of(model, batches(1)[0]).items() if 'kd' in k).backward()
+    sum(
+        v for k, v in losses_of(model, blotchy_batches(1)[0]).items() if 'kd' in k
+    ).backward()
     assert any(p.grad is not None for p in model.neck.parameters())
     assert not any(b.requires_grad for b in align_of(model).buffers())
     teacher = model.distiller.teacher.model
@@ -178,19 +156,19 @@ def test_a_permuted_teacher_is_put_back_in_order():
     for conv in teacher.neck.fpn_convs:
         conv.conv.weight.data = conv.conv.weight.data[order]
         conv.conv.bias.data = conv.conv.bias.data[order]
-    fit_channels(model, [align_of(model)], batches(8))
+    fit_channels(model, [align_of(model)], blotchy_batches(8))
     assert torch.equal(align_of(model).index_0[0], order.argsort())
     model.eval()
     model.training = True  # batch norm as in the teacher
-    assert losses_of(model, batches(1)[0])['loss_kd_fpn'] < 1e-10
+    assert losses_of(model, blotchy_batches(1)[0])['loss_kd_fpn'] < 1e-10
 
 
 @pytest.mark.parametrize('similarity', ['gap', 'class', 'spatial'])
 def test_every_similarity_fits_a_detector(similarity):
     model = distilled(similarity=similarity, share=similarity == 'gap')
-    fit_channels(model, [align_of(model)], batches(6))
+    fit_channels(model, [align_of(model)], blotchy_batches(6))
     assert align_of(model).ready
-    assert losses_of(model, batches(1)[0])['loss_kd_fpn'] > 0
+    assert losses_of(model, blotchy_batches(1)[0])['loss_kd_fpn'] > 0
 
 
 def test_a_stage_before_it_is_applied_before_matching():
@@ -198,7 +176,7 @@ def test_a_stage_before_it_is_applied_before_matching():
     cfg['fpn']['stages'].insert(0, dict(type='kd_mm.ConvAdapter'))
     model = build(distill_cfg(STUDENT, toys.retinanet(width=24), cfg))
     stage = model.distiller.links.fpn.stages[1]
-    fit_channels(model, [stage], batches(2))
+    fit_channels(model, [stage], blotchy_batches(2))
     assert stage.index_0.shape == (1, 24)
 
 
@@ -290,7 +268,7 @@ def test_nothing_happens_before_it_is_fitted(monkeypatch):
     monkeypatch.setattr(teacher, 'forward', lambda *a, **k: pytest.fail('ran'))
     with Log() as log:
         for _ in range(2):
-            assert losses_of(model, batches(1)[0])['loss_kd_fpn'] == 0
+            assert losses_of(model, blotchy_batches(1)[0])['loss_kd_fpn'] == 0
     (text,) = log.warnings()  # once
     assert 'not fitted' in text and 'fit_channels' in text
 
@@ -381,26 +359,6 @@ def test_no_link_weight_no_fit(tmp_path, monkeypatch):
 # ---- what it leaves alone ---------------------------------------------------------
 
 
-def test_modes_and_random_states_are_restored():
-    model = distilled()
-    model.backbone.layer1.eval()
-    modes = [m.training for m in model.modules()]
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    expected = random.random(), np.random.rand(), torch.rand(())
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    state = {k: v.clone() for k, v in model.state_dict().items()}
-    with undisturbed(model):
-        assert not torch.is_grad_enabled() and not model.training
-        random.random(), np.random.rand(), torch.rand(())
-    data = batches(2)
-    torch.manual_seed(1)
-    fit_channels(model, [align_of(model)], data)
-    assert [m.training for m in model.modules()] == modes
-    assert (random.random(), np.random.rand(), torch.rand(())) == expected
-    for key, value in model.state_dict().items():
-        assert 'distiller' in key or torch.equal(value, state[key]), key
-
-
 def test_a_fit_does_not_change_which_images_come(tmp_path):
     """Identity (never looks at data) and a fitted map train on the same batches."""
 
@@ -440,95 +398,3 @@ def test_a_new_run_from_a_checkpoint_fits_its_own_map(tmp_path):
     path = str(tmp_path / 'a' / 'epoch_2.pth')
     train(tmp_path / 'b', watch=watch, load_from=path, align=dict(fit_at=1))
     assert [loss > 0 for loss in watch.losses] == [False] * 4 + [True] * 4
-
-
-def _rank(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    if world > 1:
-        torch.distributed.init_process_group(
-            'gloo', init_method=f'file://{folder}/init', rank=rank, world_size=world
-        )
-    model = distilled()
-    torch.manual_seed(3)
-    images = PackedImages(8)
-    for i, item in enumerate(images.items):
-        item['inputs'] = item['inputs'] // (i + 1)
-    loader = plain_loader({}, images, images=None, annotations=False)
-    fit_channels(model, [align_of(model)], loader)
-    torch.save(maps(model), f'{folder}/{world}-{rank}.pt')
-    if world > 1:
-        torch.distributed.destroy_process_group()
-
-
-@pytest.mark.dist
-def test_two_ranks_fit_the_map_of_one(tmp_path):
-    _rank(0, 1, str(tmp_path))
-    torch.multiprocessing.spawn(_rank, (2, str(tmp_path)), nprocs=2)
-    one, first, second = (
-        torch.load(tmp_path / f'{name}.pt') for name in ('1-0', '2-0', '2-1')
-    )
-    assert equal(one, first) and equal(first, second)
-
-
-# ---- the images it reads ----------------------------------------------------------
-
-TRAIN = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='RandomFlip', prob=0.5),
-]
-VAL = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(64, 64)),
-    dict(type='mmdet.LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs'),
-]
-
-
-def config(**kwargs) -> dict:
-    inner = dict(type='CocoDataset', pipeline=TRAIN)
-    return dict(
-        train_dataloader=dict(dataset=dict(type='RepeatDataset', dataset=inner)),
-        val_dataloader=dict(dataset=dict(type='CocoDataset', pipeline=VAL)),
-        **kwargs,
-    )
-
-
-def test_the_pipeline_is_the_validations_with_boxes_before_resizing():
-    types = [step['type'] for step in plain_pipeline(config(), True)]
-    assert types == ['LoadImageFromFile', 'LoadAnnotations', 'Resize', 'PackDetInputs']
-    assert not plain_pipeline(config(), True)[1]['with_mask']
-    types = [step['type'] for step in plain_pipeline(config(), False)]
-    assert types == ['LoadImageFromFile', 'Resize', 'PackDetInputs']
-    assert TRAIN[1]['with_mask'] and len(VAL) == 4  # the config is not changed
-    with pytest.raises(ConfigError, match='without augmentation'):
-        plain_pipeline(dict(train_dataloader=config()['train_dataloader']), False)
-
-
-def test_wrappers_of_data_sets_are_opened():
-    class Wrapped:
-        def __init__(self, dataset):
-            self.dataset = dataset
-            self.pipeline = ['mixup']
-
-    inner = PackedImages(3)
-    assert plain_dataset(Wrapped(inner), {}, False) is inner
-    both = plain_dataset(ConcatDataset([inner, Subset(inner, [0])]), {}, False)
-    assert len(both) == 6
-
-
-def test_a_subset_is_spread_over_the_set_and_the_same_every_time():
-    chosen = spread(100, 10)
-    assert chosen == spread(100, 10)
-    assert [i // 10 for i in chosen] == list(range(10))
-    assert spread(5, 10) == spread(5, None) == [0, 1, 2, 3, 4]
-
-
-def test_instances_without_boxes_are_fine():
-    model = distilled(similarity='class')
-    data = batches(3)
-    data[0]['data_samples'][0].gt_instances = InstanceData(
-        bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
-    )
-    fit_channels(model, [align_of(model)], data)
-    assert align_of(model).ready

@@ -174,3 +174,17 @@ def test_plain_student_leaves_a_plain_config_alone(parts):
     cfg = plain_student(parts[0])
     assert plain_student(cfg) is cfg
     assert [hook.type for hook in cfg.custom_hooks] == ['EMAHook']
+
+
+def test_half_precision_halves_the_file_and_loads(parts, saved, tmp_path):
+    whole = export_student(saved, str(tmp_path / 'whole.pth'))
+    half = export_student(saved, str(tmp_path / 'half.pth'), half=True)
+    assert half['size_after'] < 0.65 * whole['size_after']
+    state = torch.load(tmp_path / 'half.pth', weights_only=False)['state_dict']
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(parts[0].model.student)
+    model.load_state_dict(state, strict=True)
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(
+            value, parts[1]['state_dict'][key], rtol=1e-3, atol=1e-4
+        )

@@ -1,0 +1,71 @@
+"""The gradient share is exact, and NaN is reported with the link that made it."""
+
+import logging
+
+import pytest
+import torch
+import toys
+from helpers import build, detection_batch, distill_cfg, fitnet, losses_of
+from mmengine.logging import MMLogger
+
+from kd_mm.diagnostics import GradientShare, NonFiniteWatch
+
+
+def test_share_equals_the_two_gradients_computed_apart():
+    x = torch.randn(3, 4, requires_grad=True)
+    levels = [x * 2, x.sin()]
+    target = torch.randn(3, 4)
+
+    def kd(features):
+        return sum((f - target).square().mean() for f in features)
+
+    def task(features):
+        return sum(f.abs().sum() * (i + 1) for i, f in enumerate(features))
+
+    parts = [torch.autograd.grad(loss(levels), levels) for loss in (kd, task)]
+    norms = [torch.cat([g.flatten() for g in part]).norm() for part in parts]
+    share = GradientShare()
+    # the network goes on with the tapped tensors, the link with their aliases
+    levels = [x * 2, x.sin()]
+    aliases = share.watch(levels)
+    (kd(aliases) + task(levels)).backward()
+    assert float(share.value) == pytest.approx(float(norms[0] / sum(norms)), rel=1e-5)
+
+
+def test_share_leaves_gradients_as_they_are():
+    results = []
+    for interval in (0, 1):
+        cfg = distill_cfg(toys.retinanet(), toys.retinanet())
+        model = build(cfg | dict(gradient_share_interval=interval))
+        losses = losses_of(model, detection_batch())
+        model.parse_losses(losses)[0].backward()
+        results.append([p.grad for p in model.parameters()])
+        measured = model.distiller.shares['fpn'].value is not None
+        assert measured == bool(interval)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.fixture
+def reports(monkeypatch):
+    seen = []
+    logger = MMLogger.get_current_instance()
+    monkeypatch.setattr(logger, 'error', seen.append)
+    assert isinstance(logger, logging.Logger)
+    return seen
+
+
+def test_nan_is_reported_with_the_link_that_made_it(reports):
+    links = fitnet()
+    links['other'] = fitnet()['fpn']
+    model = build(distill_cfg(toys.retinanet(), toys.retinanet(), links))
+    adapter = model.distiller.links['other'].stages[0].adapters[2][0].conv
+    torch.nn.init.constant_(adapter.weight, float('nan'))
+    losses_of(model, detection_batch())
+    assert len(reports) == 1 and reports[0].startswith('loss_kd_other is NaN')
+
+
+def test_a_broken_run_does_not_fill_the_log(reports):
+    watch = NonFiniteWatch()
+    for _ in range(20):
+        watch(dict(loss_kd_x=torch.tensor(float('inf'))))
+    assert len(reports) == NonFiniteWatch.reports
