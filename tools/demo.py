@@ -121,7 +121,7 @@ def show(results: dict, out: Path) -> None:
         millions = f'{row["parameters"] / 1e6:.2f} M'
         table.add_row(name, f'{row["ap"]:.3f}', f'{row["ap50"]:.3f}', millions, step)
     console.print(table)
-    console.print('One seed: the spread over seeds is in docs/results.md.')
+    console.print('One seed of each; another seed moves an AP by a few hundredths.')
     console.print(f'Pictures: {out / "detections.png"}, {out / "curves.png"}')
 
 

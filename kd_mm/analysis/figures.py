@@ -126,10 +126,11 @@ def top_channels(
             interpolation='nearest',
         )
         axis.set_title(
-            f'{title}: overlap@{k} {overlap:.2f} (by chance {report.chance:.2f})',
+            f'{title}: selective overlap@{k} {overlap:.2f} (by chance {report.chance:.2f})',
             fontsize=10,
             loc='left',
         )
+        axis.set_ylabel('class', fontsize=9)
         axis.set_yticks(range(rows), names, fontsize=8)
         ticks = range(0, len(order), max(1, -(-len(order) // 40)))
         axis.set_xticks(ticks, order[list(ticks)].tolist(), fontsize=7, rotation=90)
