@@ -120,7 +120,8 @@ def main():
             lines = ',\n '.join(json.dumps(row) for row in rows)
             RESULT.write_text(f'[{lines}]\n')
             row = rows[-1]
-            print(f'{transform} seed {seed}: {row["mAP"]:.2f}, {row["seconds"]} s')
+            line = f'{transform} seed {seed}: {row["mAP"]:.2f}, {row["seconds"]} s'
+            print(line, flush=True)
     print_table(mine(), ', '.join(f'{key} {value}' for key, value in about.items()))
 
 

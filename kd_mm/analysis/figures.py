@@ -126,7 +126,8 @@ def top_channels(
             interpolation='nearest',
         )
         axis.set_title(
-            f'{title}: selective overlap@{k} {overlap:.2f} (by chance {report.chance:.2f})',
+            f'{title}: selective overlap@{k} {overlap:.2f} '
+            f'(by chance {report.chance:.2f})',
             fontsize=10,
             loc='left',
         )
