@@ -46,7 +46,7 @@ def distill_cfg(student, teacher, links=None, *, teacher_kwargs=None, **kwargs) 
 def build(cfg: dict, *, seed: int = 0):
     """Build and initialise a model as the Runner does, with ``seed``."""
     torch.manual_seed(seed)
-    scope = 'mmpretrain' if 'mmpretrain' in str(cfg) else 'mmdet'
+    scope = 'mmpretrain' if 'ImageClassifier' in str(cfg) else 'mmdet'
     with DefaultScope.overwrite_default_scope(scope):
         model = MODELS.build(copy.deepcopy(cfg))
     model.init_weights()

@@ -46,7 +46,7 @@ def test_a_real_teacher_finds_what_is_there(config):
     hits = total = 0
     for sample, truth in zip(found, data['data_samples'], strict=True):
         people = truth.gt_instances.bboxes[truth.gt_instances.labels == 0]
-        scale = people.new_tensor(truth.scale_factor).repeat(2)
+        scale = people.new_tensor(truth.scale_factor)
         sure = sample.pred_instances[sample.pred_instances.scores > 0.3]
         centres = (people[:, :2] + people[:, 2:]) / 2 / scale
         for centre in centres:
