@@ -75,10 +75,11 @@ def _save(figure: plt.Figure, path: Path) -> None:
 def membership(student: Tensor, teacher: Tensor, k: int) -> Tensor:
     """``(K, C)``: 0 in neither's top k, 1 the student's, 2 the teacher's, 3 both."""
     k = min(k, student.shape[1])
-    return sum(
-        code * torch.zeros(m.shape, dtype=torch.long).scatter_(1, m.topk(k, 1)[1], 1)
-        for code, m in ((1, student), (2, teacher))
+    ours, theirs = (
+        torch.zeros(m.shape, dtype=torch.long).scatter_(1, m.topk(k, 1)[1], 1)
+        for m in (student, teacher)
     )
+    return ours + 2 * theirs
 
 
 def top_channels(

@@ -5,7 +5,7 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import rich.progress
@@ -18,6 +18,21 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from ..errors import ConfigError
 from ..pair import FeaturePair
 from .moments import LevelStatistics
+
+if TYPE_CHECKING:
+    from ..distiller import Distiller
+    from ..link import Link
+    from ..stages.channel_align import ChannelAlign
+
+
+def distiller_of(model: nn.Module) -> 'Distiller':
+    """What a distilled model carries while it trains."""
+    return cast('Distiller', model.distiller)
+
+
+def links_of(model: nn.Module) -> 'dict[str, Link]':
+    """The links of a distilled model by name."""
+    return cast('dict[str, Link]', dict(distiller_of(model).links.items()))
 
 
 @contextmanager
@@ -58,8 +73,8 @@ def feature_pairs(
     Yields:
         dict[str, FeaturePair]: By link, before any stage.
     """
-    distiller = model.distiller
-    wanted = {name: float(name in names) for name in distiller.links}
+    distiller, links = distiller_of(model), links_of(model)
+    wanted = {name: float(name in names) for name in links}
     specs = {side: distiller.specs(side, wanted) for side in ('student', 'teacher')}
     rank, _ = get_dist_info()
     for batch in rich.progress.track(loader, title, transient=True, disable=rank > 0):
@@ -72,13 +87,13 @@ def feature_pairs(
         teacher = distiller.teacher(inputs, samples, specs['teacher'])
         size = tuple(inputs.shape[2:])
         yield {
-            name: distiller.pair(distiller.links[name], student, teacher, samples, size)
+            name: distiller.pair(links[name], student, teacher, samples, size)
             for name in names
         }
 
 
 def fit_channels(
-    model: nn.Module, stages: Sequence[nn.Module], loader: Iterable[dict]
+    model: nn.Module, stages: 'Sequence[ChannelAlign]', loader: Iterable[dict]
 ) -> int:
     """Fit :class:`kd_mm.stages.ChannelAlign` stages in one pass over ``loader``.
 
@@ -87,16 +102,16 @@ def fit_channels(
 
     Args:
         model (nn.Module): A distilled model, not wrapped.
-        stages (Sequence[nn.Module]): Stages of its links.
+        stages (Sequence[ChannelAlign]): Stages of its links.
         loader (Iterable[dict]): Un-augmented batches.
 
     Returns:
         int: Number of images seen by all ranks.
     """
-    links = {}
-    for name, link in model.distiller.links.items():
-        for stage in link.stages:
-            if any(stage is other for other in stages):
+    links: dict[str, tuple[Link, ChannelAlign]] = {}
+    for name, link in links_of(model).items():
+        for stage in stages:
+            if any(stage is other for other in link.stages):
                 links[name] = link, stage
     statistics: dict[str, list[LevelStatistics]] = {}
     images = torch.zeros((), device=next(model.parameters()).device)

@@ -263,7 +263,8 @@ def pooled_rows(feature: Tensor) -> Tensor:
 def position_rows(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both sides as ``(N * positions, C)``, brought to the same positions."""
     if student.ndim == teacher.ndim == 4 and student.shape[2:] != teacher.shape[2:]:
-        size = [min(s, t) for s, t in zip(student.shape[2:], teacher.shape[2:])]
+        (height, width), (height_t, width_t) = student.shape[2:], teacher.shape[2:]
+        size = min(height, height_t), min(width, width_t)
         student, teacher = (F.adaptive_avg_pool2d(f, size) for f in (student, teacher))
     rows = [
         f.permute(0, 2, 3, 1).flatten(0, 2) if f.ndim == 4 else f.flatten(0, -2)

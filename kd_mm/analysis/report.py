@@ -28,7 +28,7 @@ from .channels import (
     overlap_at_k,
     selective,
 )
-from .fit import feature_pairs, observe, undisturbed
+from .fit import feature_pairs, links_of, observe, undisturbed
 from .moments import Covariance, LevelStatistics
 
 
@@ -84,7 +84,8 @@ def measure(
     Raises:
         ConfigError: If there are too few images, or no ground truth for 'class'.
     """
-    names = list(model.distiller.links)
+    links = links_of(model)
+    names = list(links)
     halves: dict[str, list[list[LevelStatistics]]] = {}
     kinds: dict[str, list[str]] = {}
     with undisturbed(model):
@@ -104,7 +105,7 @@ def measure(
     for name, (fit, held_out) in halves.items():
         for level, (a, b) in enumerate(zip(fit, held_out, strict=True)):
             maps = fitted_maps(a.covariance(similarity))
-            maps |= _checkpoint_map(model.distiller.links[name], level, b)
+            maps |= _checkpoint_map(links[name].stages, level, b)
             means = b.class_means() if 'class' in kinds[name] else None
             cov = b.covariance('gap')
             reports.append(level_report(name, level, maps, cov, means, k))
@@ -126,10 +127,10 @@ def _kinds(pair: FeaturePair, similarity: str) -> list[str]:
 
 
 def _checkpoint_map(
-    link: nn.Module, level: int, b: LevelStatistics
+    stages: Iterable[nn.Module], level: int, b: LevelStatistics
 ) -> dict[str, ChannelMap]:
     """The map that the loaded checkpoint has, if it was fitted to these widths."""
-    for stage in link.stages:
+    for stage in stages:
         if not isinstance(stage, ChannelAlign) or stage.fitted_at < 0:
             continue
         widths = stage.widths[0 if stage.share else level]
@@ -185,8 +186,12 @@ def level_report(
         transforms=transforms,
         maps=maps,
         similarity=correlation(cov).cpu(),
-        class_means=None if means is None else tuple(m.cpu() for m in means),
+        class_means=None if means is None else _on_cpu(*means),
     )
+
+
+def _on_cpu(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return a.cpu(), b.cpu(), c.cpu()
 
 
 def print_tables(reports: list[LevelReport], k: int, console: Console) -> None:

@@ -80,6 +80,8 @@ class ChannelAlign(Stage):
             of different widths.
     """
 
+    fitted_at: Tensor
+
     def __init__(
         self,
         *,
