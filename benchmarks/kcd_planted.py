@@ -1,13 +1,17 @@
 #!/usr/bin/env python
 """KCD where the answer is known: the teacher's channels are permuted on purpose.
 
-    python benchmarks/kcd_planted.py            # about 3 minutes on one core
+    python benchmarks/kcd_planted.py            # about 4 minutes on one core
 
 A small detector is trained on the digits. Its last weights are the teacher, its early
 ones the student's start, so that channel i means the same in both. The teacher's FPN
 outputs are then permuted, and the inputs of its head accordingly: it predicts what it
 did before. Adapter-free MSE on the FPN is compared between the teacher as it was and
 the permuted one with several transforms, fitted at the start.
+
+Also written: how well each similarity tells the channels apart. Where the best
+assignment correlates more than the true one, the statistics are ambiguous, and no
+assignment could find the planted order from them.
 """
 
 import argparse
@@ -18,10 +22,14 @@ from pathlib import Path
 import torch
 from digits_runs import ROOT, STUDENT, digits_config, distil, train
 from mmengine.hooks import Hook
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
 from rich.console import Console
 from rich.table import Table
+
+from kd_mm.analysis.channels import control_map, fit_map, matched_correlation
+from kd_mm.analysis.fit import feature_pairs, observe, plain_loader, undisturbed
+from kd_mm.analysis.moments import KINDS, Covariance, LevelStatistics
 
 RESULT = ROOT / 'benchmarks/results/kcd_planted.json'
 IMAGES, EPOCHS, START, DISTIL_EPOCHS = 400, 6, 2, 2
@@ -93,6 +101,49 @@ def prepare(folder: Path) -> dict:
     return dict(order=order, difference=same_predictions(cfg.model, paths))
 
 
+def ambiguity(folder: Path) -> list[dict]:
+    """Mean correlation of the true pairs and of those that 'bipartite' prefers.
+
+    Measured with the teacher as it was, where the true order is 0, 1, 2 ...
+    """
+    cfg = digits_config(folder / 'ambiguity', images=IMAGES, epochs=1, seed=1)
+    teacher = dict(config=str(STUDENT), checkpoint=str(folder / 'plain.pth'))
+    distil(cfg, teacher=teacher, stages=[], criterion=dict(type='kd_mm.MSELoss'))
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(cfg.model)
+        load_checkpoint(model, str(folder / 'start.pth'))
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+        loader = plain_loader(cfg, dataset, images=IMAGES, annotations=True)
+        levels = [LevelStatistics(KINDS) for _ in range(3)]
+        with undisturbed(model):
+            for pairs in feature_pairs(model, loader, ['fpn'], title='statistics'):
+                observe(levels, pairs['fpn'])
+    rows = []
+    for kind in KINDS:
+        per_level = [level.covariance(kind) for level in levels]
+        for share in (False, True):
+            covs = [Covariance.pooled(per_level)] if share else per_level
+            best = [fit_map('bipartite', cov) for cov in covs]
+            true = [control_map('identity', *cov.st.shape, 0) for cov in covs]
+            rows.append(
+                dict(
+                    similarity=kind,
+                    share=share,
+                    true=[_mean_correlation(*pair) for pair in zip(covs, true)],
+                    best=[_mean_correlation(*pair) for pair in zip(covs, best)],
+                    found=[
+                        float((b.first == t.first).double().mean())
+                        for b, t in zip(best, true)
+                    ],
+                )
+            )
+    return rows
+
+
+def _mean_correlation(cov, mapping) -> float:
+    return round(float(matched_correlation(cov, mapping).mean()), 4)
+
+
 def distilled(folder: Path, teacher: str, align: dict, order: torch.Tensor) -> dict:
     """One run; what became of the loss, and how much of the order was found."""
     name = '-'.join([teacher, *(str(value) for value in align.values())])
@@ -148,6 +199,7 @@ def main():
         images=IMAGES,
         epochs=dict(teacher=EPOCHS, start=START, distilled=DISTIL_EPOCHS),
         prediction_difference=about['difference'],
+        statistics=ambiguity(folder),
         runs=rows,
     )
     RESULT.parent.mkdir(exist_ok=True)
