@@ -99,48 +99,25 @@ def top_channels(
         m[:most_classes] for m in (student, teacher, report.class_means[2])
     )
     size = min(report.widths)
-    panels = {
-        'before': membership(student[:, :size], teacher[:, :size], k),
-        f'after {transform}': membership(
-            student[:, after.kept], teacher[:, after.first], k
-        ),
-    }
+    same = torch.arange(size)
     rows = len(labels)
     figure, axes = plt.subplots(
-        2, 1, figsize=(10, 2.4 + 0.36 * rows), layout='constrained'
+        2, 1, figsize=(10, 2.6 + 0.36 * rows), layout='constrained'
     )
     names = [
         class_names[label] if class_names and label < len(class_names) else str(label)
         for label in labels.tolist()
     ]
     shown = transform if transform in report.transforms else 'bipartite'
-    for axis, (title, member), name in zip(axes, panels.items(), ('identity', shown)):
-        used = (member > 0).sum(0)
-        order = used.argsort(descending=True, stable=True)[: int((used > 0).sum())]
-        overlap = report.transforms[name]['selective']
-        axis.imshow(
-            member[:, order],
-            cmap=ListedColormap(COLOURS),
-            vmin=0,
-            vmax=3,
-            aspect='auto',
-            interpolation='nearest',
-        )
-        axis.set_title(
-            f'{title}: selective overlap@{k} {overlap:.2f} '
-            f'(by chance {report.chance:.2f})',
-            fontsize=10,
-            loc='left',
-        )
-        axis.set_ylabel('class', fontsize=9)
+    for axis, title, name, kept, index in (
+        (axes[0], 'before', 'identity', same, same),
+        (axes[1], f'after {transform}', shown, after.kept, after.first),
+    ):
+        _top_panel(axis, student[:, kept], teacher[:, index], kept, k)
         axis.set_yticks(range(rows), names, fontsize=8)
-        ticks = range(0, len(order), max(1, -(-len(order) // 40)))
-        axis.set_xticks(ticks, order[list(ticks)].tolist(), fontsize=7, rotation=90)
-        axis.set_xlabel('channel of the student (top for any class)', fontsize=9)
-        axis.set_xticks([i - 0.5 for i in range(1, len(order))], minor=True)
-        axis.set_yticks([i - 0.5 for i in range(1, rows)], minor=True)
-        axis.grid(which='minor', color='white', linewidth=0.4)
-        axis.tick_params(which='minor', length=0)
+        overlap = report.transforms[name]['selective']
+        title += f': selective overlap@{k} {overlap:.2f} (by chance '
+        axis.set_title(f'{title}{report.chance:.2f})', fontsize=10, loc='left')
     words = ('neither', 'student only', 'teacher only', 'both')
     figure.legend(
         handles=[
@@ -151,12 +128,47 @@ def top_channels(
         ncols=4,
         fontsize=9,
     )
-    title = f'{report.link}, level {report.level}: for each class, the {k} channels '
+    title = f'{report.link}, level {report.level}\nfor each class, the {k} channels '
     title += 'most active compared with the other classes'
     if rows < len(report.class_means[2]):
-        title += f' (first {rows} classes)'
+        title += f' (first {rows} of {len(report.class_means[2])} classes)'
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
+
+
+def _top_panel(
+    axis: plt.Axes, student: Tensor, teacher: Tensor, kept: Tensor, k: int
+) -> None:
+    """Classes by channels; a channel stands where the student's class for it is.
+
+    So the student's picks are a staircase, the same before and after, and the teacher's
+    either fall on it or do not. Channels that nobody picks are left out.
+    """
+    member = membership(student, teacher, k)
+    picked = (member == 1) | (member == 3)
+    place = student.masked_fill(~picked, -torch.inf).argmax(0)
+    place[~picked.any(0)] = len(student)  # the teacher's alone come last
+    order = place.argsort(stable=True)
+    order = order[(member > 0).any(0)[order]]
+    axis.imshow(
+        member[:, order],
+        cmap=ListedColormap(COLOURS),
+        vmin=0,
+        vmax=3,
+        aspect='auto',
+        interpolation='nearest',
+    )
+    axis.set_ylabel('class', fontsize=9)
+    axis.set_xlabel("student's channel, sorted by the class it stands for", fontsize=9)
+    axis.set_yticks([i - 0.5 for i in range(1, len(member))], minor=True)
+    if len(order) <= 80:  # more are too narrow for numbers and lines
+        numbers = kept[order].tolist()
+        axis.set_xticks(range(len(order)), numbers, fontsize=6, rotation=90)
+        axis.set_xticks([i - 0.5 for i in range(1, len(order))], minor=True)
+    else:
+        axis.set_xticks([])
+    axis.grid(which='minor', color='white', linewidth=0.4)
+    axis.tick_params(which='minor', length=0)
 
 
 def correlation_matrices(

@@ -205,7 +205,8 @@ def print_tables(reports: list[LevelReport], k: int, console: Console) -> None:
             title=f'{link}: overlap@{k} | the same, selective | mean correlation',
             caption='overlap@k: of the most active channels per class; selective: of '
             'those most active compared with other classes; correlation: of matched '
-            'channels. Fitted on one half of the images, measured on the other',
+            'channels. Fitted on one half of the images, measured on the other; of '
+            'grouped channels only the best counts',
             title_justify='left',
             caption_justify='left',
         )
