@@ -48,17 +48,47 @@ class GradientShare:
         return alias
 
 
+class HostCopy:
+    """A device tensor on its way to the host, to be read a step later.
+
+    The copy does not wait for the device; by the next step it has long arrived.
+
+    Args:
+        tensor (Tensor): Any tensor; detached.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        tensor = tensor.detach()
+        self._event = None
+        if tensor.device.type == 'cpu':
+            self._host = tensor
+            return
+        self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        self._host.copy_(tensor, non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record()
+
+    def read(self) -> Tensor:
+        """The values; waits only if the device is that far behind."""
+        if self._event is not None:
+            self._event.synchronize()
+            self._event = None
+        return self._host
+
+    def __deepcopy__(self, memo: dict) -> 'HostCopy':
+        return HostCopy(self.read().clone())
+
+
 class NonFiniteWatch:
     """Reports the link whose loss became NaN or infinite.
 
-    On an accelerator the flags are copied without waiting and read one step later, so
-    that no step is held up.
+    On an accelerator the flags are read one step later, so that no step is held up.
     """
 
     reports = 5  # a broken run need not fill the log
 
     def __init__(self) -> None:
-        self._pending: tuple[list[str], Tensor] | None = None
+        self._pending: tuple[list[str], HostCopy] | None = None
 
     def __call__(self, out: dict[str, Tensor]) -> None:
         self._report()
@@ -66,19 +96,15 @@ class NonFiniteWatch:
         if not names:
             return
         flags = torch.stack([out[name].detach().isfinite().all() for name in names])
-        if flags.device.type == 'cpu':
-            host = flags
-        else:
-            host = torch.ones(len(names), dtype=torch.bool, pin_memory=True)
-            host.copy_(flags, non_blocking=True)
-        self._pending = names, host
+        self._pending = names, HostCopy(flags)
         if flags.device.type == 'cpu':
             self._report()
 
     def _report(self) -> None:
         if self._pending is None or self.reports <= 0:
             return
-        (names, host), self._pending = self._pending, None
+        (names, copy), self._pending = self._pending, None
+        host = copy.read()
         if bool(host.all()):
             return
         self.reports -= 1

@@ -115,6 +115,8 @@ class Link(nn.Module):
                     f'stages[{position}] {type(stage).__name__}: {error} ({shapes})'
                 ) from error
         try:
+            for stage in self.stages:
+                stage.finish(pair, self.criterion)
             self.criterion(pair)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f'criterion: {error} ({pair.shapes()})') from error
@@ -149,6 +151,8 @@ class Link(nn.Module):
         """Log entries of one step: losses, and diagnostics without gradient."""
         for stage in self.stages:
             pair = stage(pair)
+        for stage in self.stages:
+            stage.finish(pair, self.criterion)
         out = {f'loss_kd_{self.name}': factor * self.criterion(pair)}
         for name, loss in pair.losses.items():
             out[f'loss_kd_{self.name}_{name}'] = factor * loss

@@ -79,6 +79,10 @@ class DistillHook(Hook):
         for stage in self._stages(runner):
             stage.before_train_epoch(runner)
 
+    def after_train_epoch(self, runner: Runner) -> None:
+        for stage in self._stages(runner):
+            stage.after_train_epoch(runner)
+
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None
     ) -> None:

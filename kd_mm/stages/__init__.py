@@ -3,6 +3,8 @@
 from .base import Stage
 from .channel_align import ChannelAlign
 from .conv_adapter import ConvAdapter
+from .dafa import DAFA
+from .dam import DAM
 from .resize import Resize
 
-__all__ = ['ChannelAlign', 'ConvAdapter', 'Resize', 'Stage']
+__all__ = ['DAFA', 'DAM', 'ChannelAlign', 'ConvAdapter', 'Resize', 'Stage']

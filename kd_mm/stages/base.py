@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from mmengine.runner import Runner
 from torch import nn
 
+from ..criteria.base import Criterion
 from ..pair import FeaturePair
 
 if TYPE_CHECKING:
@@ -46,11 +47,21 @@ class Stage(nn.Module):
         """Return the changed pair; changing it in place is fine."""
         raise NotImplementedError
 
+    def finish(self, pair: FeaturePair, criterion: Criterion) -> None:
+        """Look at what the link's last stage left, just before the criterion does.
+
+        Only for stages that measure or learn; what the criterion gets is not theirs to
+        change any more.
+        """
+
     def before_train(self, runner: Runner) -> None:
         """After the weights are loaded, before the first iteration."""
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Before every epoch."""
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """After every epoch, before validation."""
 
     def before_train_iter(self, runner: Runner, data_batch: dict) -> None:
         """Before every iteration."""

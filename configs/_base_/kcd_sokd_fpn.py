@@ -1,0 +1,13 @@
+# KCD and SoKD in one link, in front of a channel-anchored criterion: the teacher's
+# channels are put into the student's order, then augmented; no adapter is needed where
+# the widths are equal.
+kcd_sokd_fpn = dict(
+    fpn=dict(
+        student='neck',
+        teacher='neck',
+        levels=[0, 1, 2, 3, 4],
+        stages=[
+            dict(type='kd_mm.ChannelAlign', fit_at=1, share=True),
+            dict(type='kd_mm.DAFA', search_epochs=4),
+            dict(type='kd_mm.DAM', top_k=8, normalise='area')],
+        criterion=dict(type='kd_mm.PKDLoss', weight=6.0)))

@@ -1,0 +1,12 @@
+# SoKD on the five levels of an FPN: DAFA augments the teacher's side, a small adapter
+# brings the student to its width, DAM confines FitNet's loss to areas of both's interest.
+sokd_fpn = dict(
+    fpn=dict(
+        student='neck',
+        teacher='neck',
+        levels=[0, 1, 2, 3, 4],
+        stages=[
+            dict(type='kd_mm.DAFA', search_epochs=4),
+            dict(type='kd_mm.ConvAdapter', layers=3),
+            dict(type='kd_mm.DAM', top_k=8, normalise='area')],
+        criterion=dict(type='kd_mm.MSELoss', weight=2.0)))

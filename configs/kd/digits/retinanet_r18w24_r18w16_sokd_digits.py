@@ -1,0 +1,18 @@
+_base_ = './retinanet_r18w16_digits.py'
+
+model = dict(
+    _delete_=True,
+    type='kd_mm.Distill',
+    student={{_base_.model}},
+    teacher=dict(
+        config='kd_mm::kd/digits/retinanet_r18w24_digits.py',
+        checkpoint='configs/kd/digits/retinanet_r18w24_digits.pth'),
+    links=dict(
+        fpn=dict(
+            student='neck',
+            teacher='neck',
+            stages=[
+                dict(type='kd_mm.DAFA', search_epochs=4, lr=3e-3),
+                dict(type='kd_mm.ConvAdapter'),
+                dict(type='kd_mm.DAM', top_k=8, normalise='area')],
+            criterion=dict(type='kd_mm.MSELoss', weight=2.0))))

@@ -1,0 +1,314 @@
+"""DAFA: learn how to augment the teacher's features for this student."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.logging import MessageHub
+from mmengine.runner import Runner
+from torch import Tensor
+
+from ..criteria.base import Criterion
+from ..diagnostics import HostCopy
+from ..errors import ConfigError, nearest
+from ..pair import FeaturePair
+from ..registry import MODELS
+from ..schedule import Progress
+from .base import Stage
+from .dafa_operators import OPERATORS, on_device
+from .dafa_policy import Draw, Policy
+from .dafa_unrolled import search_step
+
+
+@dataclass
+class Trial:
+    """What was applied in this step, with the graph that leads back to the levers."""
+
+    draw: Draw
+    levers: Tensor
+    plain: list[Tensor]
+    augmented: list[Tensor]
+
+
+@MODELS.register_module()
+class DAFA(Stage):
+    """Differentiable automatic feature augmentation of the teacher's side. SoKD.
+
+    Source: SoKD, arXiv 2409.18785. A policy chi = {alpha, beta, m} weighs sub-policies
+    of two operators, and holds how likely and how strong each operator is. In every
+    step one sub-policy is drawn for the whole batch and all levels. During the first
+    ``search_epochs`` chi learns, by its own Adam, to bring the augmented teacher near
+    the student; then it is frozen and goes on being sampled. In eval mode nothing is
+    augmented.
+
+    Our choices: a geometric operator moves in a random direction, so that magnitude 0
+    is no change and the initial 0.5 is one; the loss of a choice is seen from the
+    un-augmented feature, ``F + gate * (s(F) - F)``, which is what its gradient compares
+    with; gradients reach the policy one step later, so no step waits for the device.
+
+    Args:
+        search_epochs (float): How long the policy learns. Defaults to 4.
+        by_epoch (bool): Whether ``search_epochs`` are epochs; iterations otherwise.
+            Defaults to True.
+        operators (Sequence[str], optional): Names from
+            :data:`kd_mm.stages.dafa_operators.OPERATORS`. Defaults to None, all that
+            the features allow; vectors and tokens have no geometry.
+        policies (int, optional): Number of sub-policies. Defaults to None, all pairs.
+        estimator (str): 'gumbel' or 'relax', see :meth:`Policy.gradient`.
+            Defaults to 'gumbel'.
+        objective (str): What chi minimises. 'consistency': half the mean squared
+            difference between the augmented teacher and the student at the end of the
+            link (L_aug of the paper, first order); where their widths differ, the
+            criterion. 'unrolled': the total loss after one step of the student
+            (DARTS, arXiv 1806.09055, equation 7); four more passes through the student
+            in every step of the search, and it needs MMEngine's Runner.
+            Defaults to 'consistency'.
+        temperature (float): Of the relaxed samples. Defaults to 0.5.
+        lr (float): Of chi's Adam. Defaults to 3e-4.
+        weight_decay (float): Of chi's Adam. Defaults to 1e-3.
+        seed (int): Of all draws, which are the same on all ranks. Defaults to 0.
+
+    Shapes:
+        teacher: as it was, for maps ``(N, C, H, W)``, tokens and vectors.
+
+    Raises:
+        ConfigError: For unknown names or numbers out of range; if an operator cannot
+            act on the features; if a later stage changes the teacher's side.
+    """
+
+    def __init__(
+        self,
+        *,
+        search_epochs: float = 4,
+        by_epoch: bool = True,
+        operators: Sequence[str] | None = None,
+        policies: int | None = None,
+        estimator: str = 'gumbel',
+        objective: str = 'consistency',
+        temperature: float = 0.5,
+        lr: float = 3e-4,
+        weight_decay: float = 1e-3,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for key, value, known in (
+            ('estimator', estimator, ('gumbel', 'relax')),
+            ('objective', objective, ('consistency', 'unrolled')),
+            *(('operators', name, tuple(OPERATORS)) for name in operators or ()),
+        ):
+            if value not in known:
+                raise ConfigError(
+                    f'DAFA.{key}={value!r} is unknown; {nearest(value, known)}'
+                )
+        for key, number, fine in (
+            ('search_epochs', search_epochs, search_epochs >= 0),
+            ('policies', policies, policies is None or policies >= 1),
+            ('temperature', temperature, temperature > 0),
+            ('lr', lr, lr > 0),
+            ('operators', operators, operators is None or len(set(operators)) > 1),
+        ):
+            if not fine:
+                raise ConfigError(f'DAFA.{key}={number} is out of range')
+        self.search_epochs, self.by_epoch = search_epochs, by_epoch
+        self.operators, self.policies = operators, policies
+        self.estimator, self.objective = estimator, objective
+        self.temperature, self.seed = temperature, seed
+        self.optimizer = dict(lr=lr, betas=(0.5, 0.999), weight_decay=weight_decay)
+        self.link = ''
+        self._given: list[Tensor] = []  # the teacher's side as it left here
+        self._trial: Trial | None = None  # waits for the end of the link
+        self._pending: tuple[Draw, HostCopy] | None = None  # waits for the next step
+        self._refused = ''
+        self.fixed: tuple[Draw, Tensor] | None = None  # within an unrolled step
+
+    # ---- shapes and use -------------------------------------------------------
+
+    def setup(self, pair: FeaturePair) -> None:
+        maps = all(feature.ndim == 4 for feature in pair.teacher)
+        fitting = [n for n, op in OPERATORS.items() if maps or not op.spatial]
+        names = fitting if self.operators is None else list(self.operators)
+        if foreign := [name for name in names if name not in fitting]:
+            raise ConfigError(
+                f'DAFA.operators: {", ".join(foreign)} need (N, C, H, W) maps'
+            )
+        self.link, self.operators = pair.link, names
+        self.policy = self._new_policy()
+
+    def _new_policy(self) -> Policy:
+        assert self.operators is not None
+        return Policy(
+            operators=self.operators,
+            count=self.policies,
+            estimator=self.estimator,
+            temperature=self.temperature,
+            optimizer=self.optimizer,
+            seed=self.seed,
+        )
+
+    @property
+    def searching(self) -> bool:
+        """Whether the policy learns now."""
+        now = Progress.now()
+        return (now.epoch if self.by_epoch else now.iter) < self.search_epochs
+
+    def forward(self, pair: FeaturePair) -> FeaturePair:
+        if self.fixed is not None:
+            draw, levers = self.fixed
+            pair.teacher = self._augment(pair.teacher, draw, levers, pair.image_size)
+        elif self.training:
+            self._step(pair)
+        self._given = list(pair.teacher)
+        return pair
+
+    def _step(self, pair: FeaturePair) -> None:
+        self.settle()
+        plain, draw = pair.teacher, self.policy.draw()
+        levers = on_device(draw.levers(), plain[0])
+        if self.searching and self.objective == 'consistency':
+            with torch.enable_grad():
+                levers.requires_grad_()
+                exact = [feature.float() for feature in plain]  # half would underflow
+                augmented = self._augment(exact, draw, levers, pair.image_size)
+            self._trial = Trial(draw, levers, exact, augmented)
+            pair.teacher = [
+                new.detach().to(old.dtype)
+                for new, old in zip(augmented, plain, strict=True)
+            ]
+        else:
+            pair.teacher = self._augment(plain, draw, levers, pair.image_size)
+        hub = MessageHub.get_current_instance()
+        hub.update_scalar(f'kd_policy/{pair.link}/drawn', draw.index)
+        pair.logs['policy_entropy'] = torch.tensor(self.policy.entropy())
+        pair.logs['policy_strength'] = torch.tensor(self.policy.strength())
+
+    @staticmethod
+    def _augment(
+        features: list[Tensor], draw: Draw, levers: Tensor, size: tuple[int, int]
+    ) -> list[Tensor]:
+        """Two operators in order, on every level.
+
+        While chi learns, both always run: what an operator would do is its gradient.
+        """
+        out = []
+        for feature in features:
+            changed = feature
+            for i, name in enumerate(draw.names):
+                if not (levers.requires_grad or draw.bits[i]):
+                    continue
+                result = OPERATORS[name](
+                    changed, levers[3 + i], draw.chances[i], size[0] / size[1]
+                )
+                if levers.requires_grad:  # exactly one of the two, with a gradient
+                    result = changed.lerp(result, levers[1 + i].to(result.dtype))
+                changed = result
+            if levers.requires_grad:
+                changed = feature.lerp(changed, levers[0].to(changed.dtype))
+            out.append(changed)
+        return out
+
+    # ---- learning -------------------------------------------------------------
+
+    def finish(self, pair: FeaturePair, criterion: Criterion) -> None:
+        """Measure how far the augmented teacher is from the student, and how it falls.
+
+        L_aug of arXiv 2409.18785, equation 3, as a mean per element.
+        """
+        given, self._given = self._given, []
+        if any(a is not b for a, b in zip(given, pair.teacher, strict=True)):
+            raise ConfigError(
+                "DAFA has to be the last stage that changes the teacher's side: put "
+                'it behind ChannelAlign and Resize(side="teacher")'
+            )
+        trial, self._trial = self._trial, None
+        if trial is None:
+            return
+        student = [feature.detach() for feature in pair.student]
+        with torch.enable_grad():
+            loss = consistency(student, trial.augmented, pair, criterion)
+            (slopes,) = torch.autograd.grad(loss, trial.levers)
+        pair.logs['policy_loss'] = loss = loss.detach()
+        if self.estimator == 'relax':  # a baseline that no draw enters
+            with torch.no_grad():
+                loss = loss - consistency(student, trial.plain, pair, criterion)
+        self.learn_from(trial.draw, slopes, loss)
+
+    def learn_from(self, draw: Draw, slopes: Tensor, gain: Tensor) -> None:
+        """Average over ranks, and let the policy learn from it in the next step.
+
+        Args:
+            draw (Draw): What was applied.
+            slopes (Tensor): ``(5,)``, gradient of the upper loss at the levers.
+            gain (Tensor): The upper loss, less what it is without any augmentation.
+        """
+        found = torch.cat([slopes.float(), gain.detach().float().view(1)])
+        all_reduce(found, op='mean')
+        self._pending = draw, HostCopy(found)
+
+    def settle(self) -> None:
+        """Let the policy take the step that the last batch asked for."""
+        if self._pending is None:
+            return
+        (draw, copy), self._pending = self._pending, None
+        found = copy.read()
+        self.policy.update(draw, found[:5], float(found[5]))
+
+    def before_train(self, runner: Runner) -> None:
+        """A run that starts anew starts with a new policy."""
+        if runner._resume and self._refused:
+            raise ConfigError(f'links.{self.link}: cannot resume: {self._refused}')
+        if not runner._resume:
+            self.policy, self._pending = self._new_policy(), None
+
+    def before_train_iter(self, runner: Runner, data_batch: dict) -> None:
+        """The search step of 'unrolled', once for all DAFA stages of the model."""
+        if self.objective == 'unrolled' and self.searching:
+            search_step(runner, data_batch, caller=self)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Note what the policy has become; the plots are drawn from it."""
+        hub = MessageHub.get_current_instance()
+        root = f'kd_policy/{self.link}'
+        hub.update_scalar(f'{root}/entropy', self.policy.entropy())
+        for name, parts in self.policy.summary().items():
+            for part, value in parts.items():
+                hub.update_scalar(f'{root}/{name}/{part}', value)
+
+    # ---- checkpoints ----------------------------------------------------------
+
+    def get_extra_state(self) -> Tensor:
+        """The policy, its optimiser and the number of draws, on the host."""
+        self.settle()
+        return self.policy.state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self._pending = None
+        try:
+            self.policy.load(state)
+        except ValueError as error:  # matters to a run that resumes
+            self._refused = str(error)
+
+
+def consistency(
+    student: list[Tensor],
+    teacher: list[Tensor],
+    pair: FeaturePair,
+    criterion: Criterion,
+) -> Tensor:
+    """Half the mean squared difference, or the criterion where widths differ."""
+    shapes = zip(student, teacher, strict=True)
+    if all(s.shape == t.shape for s, t in shapes):
+        terms = [
+            (s.float() - t.float()).square().mean() / 2
+            for s, t in zip(student, teacher, strict=True)
+        ]
+        return torch.stack(terms).mean()
+    seen = FeaturePair(
+        link=pair.link,
+        student=student,
+        teacher=teacher,
+        samples=pair.samples,
+        image_size=pair.image_size,
+        weight=pair.weight,
+    )
+    return criterion(seen)

@@ -1,0 +1,290 @@
+"""DAFA's policy: which operators, how likely, how strong - and how it learns.
+
+All of it lives on the host: five numbers go to the device in a step, six come back.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .dafa_operators import OPERATORS, Chance
+
+PARTS = ('weight', 'probability', 'magnitude')
+LIMIT = 1e-3  # probabilities stay away from 0 and 1, where nothing could be learned
+HIDDEN = 16  # of the control variate
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One sampled sub-policy.
+
+    Attributes:
+        index (int): Of the sub-policy.
+        names (tuple[str, str]): Its operators, in order.
+        bits (tuple[bool, bool]): Whether each of them runs.
+        magnitudes (tuple[float, float]): How strong each is, in [0, 1].
+        chances (tuple[Chance, Chance]): What else is random in them.
+        uniforms (Tensor): The numbers in (0, 1) that decided: one per sub-policy, one
+            per bit, then as many again for the control variate.
+    """
+
+    index: int
+    names: tuple[str, str]
+    bits: tuple[bool, bool]
+    magnitudes: tuple[float, float]
+    chances: tuple[Chance, Chance]
+    uniforms: Tensor
+
+    def levers(self) -> Tensor:
+        """What gradients are taken at: the choice, the bits, the magnitudes."""
+        return torch.tensor([1.0, *map(float, self.bits), *self.magnitudes])
+
+
+class Policy:
+    """Chi = {alpha, beta, m} of arXiv 2409.18785, its sampling and its optimiser.
+
+    A sub-policy is an unordered pair of distinct operators. Every draw is determined
+    by the seed and the number of draws before it.
+
+    Args:
+        operators (Sequence[str]): Names of operators, at least two.
+        count (int, optional): Number of sub-policies, chosen at random among the
+            pairs. Defaults to None, all pairs: 36 of nine operators.
+        estimator (str): 'gumbel' or 'relax', see :meth:`gradient`.
+        temperature (float): Of the relaxed samples.
+        optimizer (dict): Keyword arguments of :class:`torch.optim.Adam`.
+        seed (int): Of everything random.
+    """
+
+    def __init__(
+        self,
+        *,
+        operators: Sequence[str],
+        count: int | None,
+        estimator: str,
+        temperature: float,
+        optimizer: dict,
+        seed: int,
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        pairs = list(itertools.combinations(operators, 2))
+        if count is not None and count < len(pairs):
+            chosen = torch.randperm(len(pairs), generator=generator)[:count]
+            pairs = [pairs[i] for i in sorted(chosen.tolist())]
+        self.pairs, self.operators = pairs, tuple(operators)
+        self.estimator, self.temperature, self.seed = estimator, temperature, seed
+        self.draws = 0
+        # alpha (K,), then beta (K, 2) and m (K, 2), flat
+        k = len(pairs)
+        self.chi = torch.cat([torch.full((k,), 1e-3), torch.full((4 * k,), 0.5)])
+        groups = [dict(params=[self.chi], **optimizer)]
+        self.control = torch.zeros(0)
+        if estimator == 'relax':
+            # weights (HIDDEN, k + 2), bias (HIDDEN,), output (HIDDEN,), bias (1,)
+            size = HIDDEN * (k + 4) + 1
+            self.control = 0.1 * torch.randn(size, generator=generator)
+            self.control[-HIDDEN - 1 :] = 0  # starts as plain score function
+            groups.append(dict(params=[self.control], lr=1e-2, weight_decay=0.0))
+        self.optimizer = torch.optim.Adam(groups)
+
+    def split(self, chi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Alpha ``(K,)``, beta ``(K, 2)`` and m ``(K, 2)`` as views of chi."""
+        k = len(self.pairs)
+        alpha, beta, magnitude = chi.split([k, 2 * k, 2 * k])
+        return alpha, beta.view(k, 2), magnitude.view(k, 2)
+
+    # ---- sampling -------------------------------------------------------------
+
+    def draw(self) -> Draw:
+        """The next sub-policy; Gumbel-max for the choice, logistic for the bits."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.draws)
+        self.draws += 1
+        k = len(self.pairs)
+        uniforms = torch.rand(2 * (k + 2), generator=generator, dtype=torch.float64)
+        uniforms = uniforms.clamp(1e-9, 1 - 1e-9)
+        alpha, beta, magnitude = self.split(self.chi)
+        index = int((alpha + gumbel(uniforms[:k])).argmax())
+        bits = uniforms[k : k + 2] > 1 - beta[index]
+        chances = []
+        for _ in range(2):
+            sign, x, y = (2 * torch.rand(3, generator=generator) - 1).tolist()
+            seed = int(torch.randint(2**31, (), generator=generator))
+            chances.append(Chance(1.0 if sign > 0 else -1.0, (x, y), seed))
+        return Draw(
+            index,
+            self.pairs[index],
+            tuple(bits.tolist()),
+            tuple(magnitude[index].tolist()),
+            tuple(chances),
+            uniforms,
+        )
+
+    # ---- learning -------------------------------------------------------------
+
+    def update(self, draw: Draw, slopes: Tensor, gain: float) -> None:
+        """One step of Adam on chi.
+
+        Args:
+            draw (Draw): What was applied.
+            slopes (Tensor): ``(5,)``, gradient of the upper loss at
+                :meth:`Draw.levers`.
+            gain (float): The upper loss, less what it is without any augmentation.
+        """
+        if not bool(slopes.isfinite().all()) or gain != gain:
+            return  # an overflow in half precision says nothing about the policy
+        self.chi.grad, self.control.grad = self.gradient(draw, slopes, gain)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        k = len(self.pairs)
+        self.chi[k : 3 * k].clamp_(LIMIT, 1 - LIMIT)
+        self.chi[3 * k :].clamp_(0, 1)
+
+    def gradient(
+        self, draw: Draw, slopes: Tensor, gain: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """Estimate the gradient for chi, and for the control variate if there is one.
+
+        'gumbel' is the straight-through Gumbel-softmax: hard samples forward, the
+        slopes of the relaxed ones backward; biased, of low variance. 'relax' is RELAX
+        (Grathwohl et al., arXiv 1711.00123): a score function whose variance is
+        reduced by a small network; unbiased. Magnitudes take their slopes in both.
+        """
+        chi = self.chi.clone().requires_grad_()
+        alpha, beta, magnitude = self.split(chi)
+        alpha, beta = alpha.double(), beta[draw.index].double()
+        tied = (slopes[3:] * magnitude[draw.index]).sum()
+        if self.estimator == 'gumbel':
+            k = len(self.pairs)
+            logits = (alpha + gumbel(draw.uniforms[:k])) / self.temperature
+            logistic = draw.uniforms[k : k + 2].logit()
+            bits = torch.sigmoid((beta.logit() + logistic) / self.temperature)
+            soft = torch.cat([logits.softmax(0)[draw.index : draw.index + 1], bits])
+            total = (slopes[:3] * soft).sum() + tied
+            return torch.autograd.grad(total, chi)[0], None
+        control = self.control.clone().requires_grad_()
+        free, tried = self._relaxed(draw, alpha, beta)
+        c_free, c_tried = self._control(control, free), self._control(control, tried)
+        bits = torch.tensor(draw.bits)
+        log_p = alpha.log_softmax(0)[draw.index]
+        log_p = log_p + torch.where(bits, beta, 1 - beta).log().sum()
+        score, d_free, d_tried = (
+            torch.autograd.grad(x, chi, create_graph=True)[0]
+            for x in (log_p, c_free, c_tried)
+        )
+        estimate = (gain - c_tried) * score + d_free - d_tried
+        variance = estimate.square().sum()
+        (d_control,) = torch.autograd.grad(variance, control)
+        (d_tied,) = torch.autograd.grad(tied, chi)
+        return estimate.detach().float() + d_tied, d_control
+
+    def _relaxed(
+        self, draw: Draw, alpha: Tensor, beta: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Relaxed samples: as drawn, and drawn anew given what came out."""
+        k = len(self.pairs)
+        log_p = alpha.log_softmax(0)
+        u, u_bits, v, v_bits = draw.uniforms.split([k, 2, k, 2])
+        free = log_p + gumbel(u)
+        top = -(-v[draw.index].log()).log()
+        others = -(-v.log() / log_p.exp() - v[draw.index].log()).log()
+        tried = torch.where(torch.arange(k) == draw.index, top, others)
+        bits = torch.tensor(draw.bits)
+        given = torch.where(bits, v_bits * beta + (1 - beta), v_bits * (1 - beta))
+        free_bits, tried_bits = (beta.logit() + x.logit() for x in (u_bits, given))
+        return tuple(
+            torch.cat([(z / self.temperature).softmax(0), torch.sigmoid(b)])
+            for z, b in (
+                (free, free_bits / self.temperature),
+                (tried, tried_bits / self.temperature),
+            )
+        )
+
+    def _control(self, control: Tensor, relaxed: Tensor) -> Tensor:
+        width = len(relaxed)
+        weight, bias, out, shift = control.double().split(
+            [HIDDEN * width, HIDDEN, HIDDEN, 1]
+        )
+        hidden = torch.tanh(F.linear(relaxed, weight.view(HIDDEN, width), bias))
+        return (hidden * out).sum() + shift[0]
+
+    # ---- what it has become ---------------------------------------------------
+
+    def entropy(self) -> float:
+        """Of the choice of a sub-policy, in nats."""
+        alpha, _, _ = self.split(self.chi)
+        return float(torch.distributions.Categorical(logits=alpha).entropy())
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Per operator: probability to be chosen, to run when chosen, and magnitude.
+
+        The last two are averages over the sub-policies it is in, by their weight.
+        """
+        alpha, beta, magnitude = self.split(self.chi)
+        weight = alpha.softmax(0)
+        out = {}
+        for name in self.operators:
+            mine = torch.tensor([[n == name for n in pair] for pair in self.pairs])
+            own = (weight[:, None] * mine).double()
+            total = own.sum()
+            means = [
+                (own * x).sum() / total.clamp(min=1e-12) for x in (beta, magnitude)
+            ]
+            if not OPERATORS[name].high:
+                means.pop()
+            values = [float(x) for x in (total, *means)]
+            out[name] = dict(zip(PARTS, values, strict=False))
+        return out
+
+    def strength(self) -> float:
+        """Expected number of operators that run in a step."""
+        alpha, beta, _ = self.split(self.chi)
+        return float((alpha.softmax(0) * beta.sum(1)).sum())
+
+    # ---- checkpoints ----------------------------------------------------------
+
+    def state(self) -> Tensor:
+        """Everything as one float64 vector, which holds float32 and counts exactly."""
+        parts = [torch.tensor([float(self.draws)])]
+        for parameter in self._parameters():
+            memory = self.optimizer.state.get(parameter, {})
+            parts += [
+                parameter,
+                memory.get('exp_avg', torch.zeros_like(parameter)),
+                memory.get('exp_avg_sq', torch.zeros_like(parameter)),
+                torch.as_tensor(memory.get('step', 0.0)).reshape(1),
+            ]
+        return torch.cat([part.detach().double() for part in parts])
+
+    def load(self, state: Tensor) -> None:
+        """Restore :meth:`state`.
+
+        Raises:
+            ValueError: If it belongs to a policy of another size.
+        """
+        sizes = [(len(p), len(p), len(p), 1) for p in self._parameters()]
+        flat = [1, *itertools.chain.from_iterable(sizes)]
+        if state.numel() != sum(flat):
+            raise ValueError(
+                f'the policy in the checkpoint has {state.numel()} numbers, this one '
+                f'{sum(flat)}: other operators, policies or estimator'
+            )
+        _, *rest = state.to('cpu', copy=True).float().split(flat)
+        self.draws = int(state[0])
+        for i, parameter in enumerate(self._parameters()):
+            value, mean, square, step = rest[4 * i : 4 * i + 4]
+            parameter.copy_(value)
+            self.optimizer.state[parameter] = dict(
+                step=step[0].clone(), exp_avg=mean.clone(), exp_avg_sq=square.clone()
+            )
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for g in self.optimizer.param_groups for p in g['params']]
+
+
+def gumbel(uniforms: Tensor) -> Tensor:
+    """Standard Gumbel noise from uniform numbers."""
+    return -(-uniforms.log()).log()

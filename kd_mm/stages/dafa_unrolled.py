@@ -1,0 +1,154 @@
+"""DAFA's policy gradient through one step of the student (second-order DARTS)."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .dafa import DAFA
+
+RATE = 0.01  # eta, of the step that is unrolled
+STEP = 0.01  # of the finite difference, over the norm of its direction
+
+
+def search_step(runner: Runner, data_batch: dict, *, caller: 'DAFA') -> None:
+    r"""Give every policy of the model its gradient on this batch.
+
+    .. math:: \nabla_\chi L(w', \chi) - \eta \, [\nabla_\chi L(w^+, \chi)
+        - \nabla_\chi L(w^-, \chi)] / 2\epsilon
+
+    with :math:`w' = w - \eta \nabla_w L(w, \chi)`, :math:`w^\pm = w \pm \epsilon v`,
+    :math:`v = \nabla_{w'} L(w', \chi)`. Source: DARTS, arXiv 1806.09055, equations 7
+    and 8; eta = 0.01 and epsilon = 0.01 / ||v|| as there. Gradients are averaged over
+    ranks; parameters, buffers, random states and counters are put back.
+
+    Args:
+        runner (Runner): The training run.
+        data_batch (dict): The batch the student is about to see.
+        caller (DAFA): The stage asking; only the first of the model's is served,
+            together with the others.
+    """
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    factors = model.distiller.factors()
+    stages = [
+        stage
+        for name, link in model.distiller.links.items()
+        if factors[name]
+        for stage in link.stages
+        if getattr(stage, 'objective', '') == 'unrolled' and stage.searching
+    ]
+    if not stages or stages[0] is not caller:
+        return
+    for stage in stages:
+        stage.settle()
+    draws = [stage.policy.draw() for stage in stages]
+    data = model.data_preprocessor
+    with undisturbed(model):
+        batch = data(copy.deepcopy(data_batch), True)
+        problem = Problem(runner, model, stages, draws, batch)
+        slopes, loss = problem.unrolled()
+    for stage, draw, slope in zip(stages, draws, slopes, strict=True):
+        stage.learn_from(draw, slope, loss)
+
+
+class Problem:
+    """The loss of one batch as a function of the weights and of the levers.
+
+    Args:
+        runner (Runner): The training run, for its precision.
+        model (nn.Module): A distilled model, not wrapped.
+        stages (Sequence[DAFA]): Whose levers are varied.
+        draws (Sequence[Draw]): What they apply, one each.
+        batch (dict): A preprocessed batch.
+    """
+
+    def __init__(self, runner, model, stages, draws, batch) -> None:
+        self.runner, self.model, self.batch = runner, model, batch
+        self.stages, self.draws = stages, draws
+        self.weights = [p for p in model.parameters() if p.requires_grad]
+        self.random = torch.get_rng_state()
+        self.device = self.weights[0].device
+
+    def gradients(self, *, of_weights: bool) -> tuple[Tensor, list, list]:
+        """Loss, gradients at the levers, and at the weights if asked for."""
+        torch.set_rng_state(self.random)
+        levers = [d.levers().to(self.device).requires_grad_() for d in self.draws]
+        for stage, draw, lever in zip(self.stages, self.draws, levers, strict=True):
+            stage.fixed = draw, lever
+        try:
+            with self.runner.optim_wrapper.optim_context(self.model):
+                loss, _ = self.model.parse_losses(self.model(**self.batch, mode='loss'))
+        finally:
+            for stage in self.stages:
+                stage.fixed = None
+        inputs = levers + (self.weights if of_weights else [])
+        found = torch.autograd.grad(loss, inputs, allow_unused=True)
+        found = [
+            torch.zeros_like(x) if gradient is None else gradient
+            for x, gradient in zip(inputs, found, strict=True)
+        ]
+        return loss.detach(), found[: len(levers)], found[len(levers) :]
+
+    def unrolled(self) -> tuple[list[Tensor], Tensor]:
+        """Gradient at the levers of every stage, and the upper loss."""
+        start = [w.detach().clone() for w in self.weights]
+        try:
+            _, _, first = self.gradients(of_weights=True)
+            self._move(_average(first), -RATE)
+            loss, slopes, second = self.gradients(of_weights=True)
+            second = _average(second)
+            norm = torch.stack(torch._foreach_norm(second)).norm()
+            step = STEP / norm.clamp(min=1e-12)
+            sides = []
+            for sign in (1.0, -1.0):
+                self._put(start)
+                self._move(second, sign * step)
+                sides.append(self.gradients(of_weights=False)[1])
+        finally:
+            self._put(start)
+        return [
+            slope - RATE * (plus - minus) / (2 * step)
+            for slope, plus, minus in zip(slopes, *sides, strict=True)
+        ], loss
+
+    @torch.no_grad()
+    def _move(self, direction: Sequence[Tensor], length: float | Tensor) -> None:
+        for weight, d in zip(self.weights, direction, strict=True):
+            weight.add_(d * length)
+
+    @torch.no_grad()
+    def _put(self, values: Sequence[Tensor]) -> None:
+        for weight, value in zip(self.weights, values, strict=True):
+            weight.copy_(value)
+
+
+def _average(gradients: list[Tensor]) -> list[Tensor]:
+    flat = torch.cat([g.flatten().float() for g in gradients])
+    all_reduce(flat, op='mean')
+    parts = flat.split([g.numel() for g in gradients])
+    return [p.view_as(g) for p, g in zip(parts, gradients, strict=True)]
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Put buffers, random states and the distiller's counters back afterwards."""
+    distiller = model.distiller
+    counters = distiller.step, distiller.share_interval
+    distiller.share_interval = 0
+    buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    device = next(model.parameters()).device
+    try:
+        with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+            yield
+    finally:
+        distiller.step, distiller.share_interval = counters
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)

@@ -1,0 +1,218 @@
+"""DAM: confine the transfer to areas that student and teacher both care about."""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from ..diagnostics import HostCopy
+from ..errors import ConfigError, nearest
+from ..pair import FeaturePair
+from ..registry import MODELS
+from .base import Stage
+from .dam_areas import Areas, area_mask, find_areas, ground_truth_loss
+
+CHOICES = dict(
+    boxes_from=('student', 'teacher', 'both'),
+    overlap=('sum', 'max'),
+    normalise=('all', 'area'),
+    supervision=('none', 'gt'),
+)
+CONSTANT = 1e-3  # a heatmap in [0, 1] that varies less than this says nothing
+PATIENCE = 500  # steps between looks at it
+
+
+class AreaHeads(nn.Module):
+    """Heatmap, size and offset of areas, as of arXiv 1904.07850 (CenterNet).
+
+    Args:
+        width (int): Channels of the feature.
+        hidden (int): Channels of the 3x3 convolution of every head.
+        heatmaps (int): Channels of the heatmap.
+        relu_heads (bool): Whether a ReLU precedes the sigmoid.
+    """
+
+    def __init__(
+        self, *, width: int, hidden: int, heatmaps: int, relu_heads: bool
+    ) -> None:
+        super().__init__()
+        self.trunk = nn.Conv2d(width, 3 * hidden, 3, padding=1)  # of all three at once
+        self.heads = nn.ModuleList(nn.Conv2d(hidden, c, 1) for c in (heatmaps, 2, 2))
+        self.relu_heads = relu_heads
+
+    def forward(self, feature: Tensor) -> Areas:
+        """Predict on ``(N, C, H, W)``; everything comes in cells of this map."""
+        parts = self.trunk(feature).relu().chunk(3, dim=1)
+        heat, size, offset = (
+            head(part) for head, part in zip(self.heads, parts, strict=True)
+        )
+        if self.relu_heads:
+            heat = heat.relu()
+        return Areas(heat.float().sigmoid(), size.float().relu(), offset.float().relu())
+
+
+@MODELS.register_module()
+class DAM(Stage):
+    """Distinctive area detection: where to compare, as a weight map. SoKD.
+
+    Source: SoKD, arXiv 2409.18785. Three small heads, shared by the student and the
+    teacher, predict areas on both sides; they and the student learn from the
+    difference of the two predictions (L_D, equation 4). The ``top_k`` peaks of each
+    image and level become boxes, and the link's criterion is confined to them
+    (equation 5). Heads of levels of one width share their weights (our choice).
+
+    Nothing in L_D forbids heads that say the same everywhere. ``heat_spread`` in the
+    log is how much the teacher's heatmap varies; a warning comes when it is 0.
+
+    Args:
+        top_k (int): Areas of an image and level. Defaults to 8.
+        weight (float): Of L_D, the mean squared differences of the three predictions.
+            Defaults to 1.0.
+        boxes_from (str): Whose areas count: 'student', 'teacher' or 'both'.
+            Defaults to 'student'.
+        overlap (str): 'sum' counts a position once for every area it is in, 'max'
+            once. Defaults to 'sum'.
+        normalise (str): 'all' averages over all positions, so little area is little
+            loss; 'area' over the areas of each image. Defaults to 'all'.
+        supervision (str): 'gt' trains the heads, on the teacher's side, with the boxes
+            of the batch as CenterNet does (our choice). Defaults to 'none'.
+        heatmaps (int): Channels of the heatmap. With 'gt' a class goes to channel
+            ``label % heatmaps``; 1 is objectness. Defaults to 2.
+        hidden (int): Channels inside the heads. Defaults to 64.
+        relu_heads (bool): Put a ReLU before the sigmoid, as in the authors' code,
+            where heat is never below 0.5. Defaults to False.
+
+    Shapes:
+        both sides ``(N, C, H, W)``, unchanged; ``weight`` gets ``(N, 1, H, W)``.
+
+    Raises:
+        ConfigError: For unknown names or numbers out of range, on anything but maps of
+            equal shape on both sides, or if another stage has set the weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        top_k: int = 8,
+        weight: float = 1.0,
+        boxes_from: str = 'student',
+        overlap: str = 'sum',
+        normalise: str = 'all',
+        supervision: str = 'none',
+        heatmaps: int = 2,
+        hidden: int = 64,
+        relu_heads: bool = False,
+    ) -> None:
+        super().__init__()
+        chosen = dict(
+            boxes_from=boxes_from,
+            overlap=overlap,
+            normalise=normalise,
+            supervision=supervision,
+        )
+        for key, value in chosen.items():
+            if value not in CHOICES[key]:
+                near = nearest(value, CHOICES[key], 3)
+                raise ConfigError(f'DAM.{key}={value!r} is unknown; {near}')
+        for key, number, least in (
+            ('top_k', top_k, 1),
+            ('heatmaps', heatmaps, 1),
+            ('hidden', hidden, 1),
+            ('weight', weight, 0),
+        ):
+            if number < least:
+                raise ConfigError(f'DAM.{key} must be >= {least}, got {number}')
+        self.top_k, self.weight, self.boxes_from = top_k, weight, boxes_from
+        self.overlap, self.normalise = overlap, normalise
+        self.supervision, self.heatmaps = supervision, heatmaps
+        self.hidden, self.relu_heads = hidden, relu_heads
+        self.heads = nn.ModuleDict()
+        self.link = ''
+        self._spread: HostCopy | None = None
+        self._steps = 0
+
+    def setup(self, pair: FeaturePair) -> None:
+        for student, teacher in zip(pair.student, pair.teacher, strict=True):
+            if student.ndim != 4 or teacher.ndim != 4:
+                raise ConfigError(
+                    'DAM finds areas in (N, C, H, W) maps; vectors and tokens have '
+                    'none: of SoKD only DAFA acts on them'
+                )
+            if student.shape != teacher.shape:
+                raise ConfigError(
+                    'DAM compares maps of equal shape: put dict(type='
+                    '"kd_mm.ConvAdapter") or dict(type="kd_mm.Resize") before it'
+                )
+            width = student.shape[1]
+            if str(width) not in self.heads:
+                self.heads[str(width)] = AreaHeads(
+                    width=width,
+                    hidden=self.hidden,
+                    heatmaps=self.heatmaps,
+                    relu_heads=self.relu_heads,
+                )
+        self.link = pair.link
+
+    def predict(self, features: Sequence[Tensor]) -> list[Areas]:
+        """What the heads see on every level of one side."""
+        return [self.heads[str(f.shape[1])](f) for f in features]
+
+    def boxes(self, student: Areas, teacher: Areas) -> Tensor:
+        """The areas that count on one level, ``(N, K, 4)``, in cells."""
+        chosen = dict(student=[student], teacher=[teacher], both=[student, teacher])
+        return torch.cat(
+            [find_areas(side, self.top_k) for side in chosen[self.boxes_from]], dim=1
+        )
+
+    def forward(self, pair: FeaturePair) -> FeaturePair:
+        if any(weight is not None for weight in pair.weight):
+            raise ConfigError('an earlier stage has weighted the positions already')
+        student, teacher = self.predict(pair.student), self.predict(pair.teacher)
+        pair.losses['areas'] = (
+            self.weight
+            * torch.stack(
+                [s.difference(t) for s, t in zip(student, teacher, strict=True)]
+            ).mean()
+        )
+        if self.supervision == 'gt':
+            pair.losses['area_boxes'] = (
+                self.weight
+                * torch.stack(
+                    [
+                        ground_truth_loss(areas, pair.samples, pair.image_size)
+                        for areas in teacher
+                    ]
+                ).mean()
+            )
+        with torch.no_grad():
+            pair.weight = [
+                area_mask(
+                    self.boxes(s, t),
+                    s.heat.shape[2:],
+                    overlap=self.overlap,
+                    normalise=self.normalise,
+                )
+                for s, t in zip(student, teacher, strict=True)
+            ]
+            covered = [(weight > 0).float().mean() for weight in pair.weight]
+            pair.logs['area'] = torch.stack(covered).mean()
+            spread = torch.stack([areas.heat.std() for areas in teacher]).max()
+            pair.logs['heat_spread'] = spread
+        if self.training and self._steps % PATIENCE == PATIENCE - 1:
+            self._spread = HostCopy(spread)
+        self._steps += self.training
+        return pair
+
+    def after_train_iter(self, runner: Runner) -> None:
+        """Warn of heads that say the same everywhere."""
+        if self._spread is None:
+            return
+        spread, self._spread = float(self._spread.read()), None
+        if spread < CONSTANT:
+            MMLogger.get_current_instance().warning(
+                f'links.{self.link}: the heads of DAM have collapsed: their heatmaps '
+                f'vary by {spread:.1e} only, so the areas are arbitrary; try '
+                "supervision='gt', or a smaller weight of DAM"
+            )

@@ -1,0 +1,163 @@
+"""Areas on a feature map: predicted, selected, and turned into weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.losses.gaussian_focal_loss import gaussian_focal_loss
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+
+@dataclass
+class Areas:
+    """A prediction on one level, as in CenterNet.
+
+    Attributes:
+        heat (Tensor): ``(N, K, H, W)`` in [0, 1], one map for every kind of area.
+        size (Tensor): ``(N, 2, H, W)``, width and height in cells.
+        offset (Tensor): ``(N, 2, H, W)``, from the cell's corner to the centre, x, y.
+    """
+
+    heat: Tensor
+    size: Tensor
+    offset: Tensor
+
+    def difference(self, other: 'Areas') -> Tensor:
+        """Sum over the three maps of the mean squared difference, in fp32."""
+        return sum(
+            F.mse_loss(mine, theirs)
+            for mine, theirs in (
+                (self.heat, other.heat),
+                (self.size, other.size),
+                (self.offset, other.offset),
+            )
+        )
+
+
+def find_areas(areas: Areas, top_k: int) -> Tensor:
+    """Boxes around the highest peaks of every image.
+
+    A peak is a cell that no neighbour exceeds in its map.
+
+    Args:
+        areas (Areas): A prediction.
+        top_k (int): How many, over all maps and positions; fewer where there are not
+            as many entries.
+
+    Returns:
+        Tensor: ``(N, top_k, 4)``, x1, y1, x2, y2 in cells, within the map. A place
+        with no peak left is an empty box.
+    """
+    heat = areas.heat
+    n, kinds, height, width = heat.shape
+    peaks = heat * (heat == F.max_pool2d(heat, 3, stride=1, padding=1))
+    score, place = peaks.flatten(1).topk(min(top_k, kinds * height * width), dim=1)
+    place = place % (height * width)  # (N, K)
+    x, y = place % width, place.div(width, rounding_mode='floor')
+
+    def at(field: Tensor) -> Tensor:  # (N, K, 2)
+        index = place[:, None].expand(n, 2, -1)
+        return field.flatten(2).gather(2, index).transpose(1, 2)
+
+    centre = torch.stack([x, y], -1) + at(areas.offset)
+    half = at(areas.size) / 2
+    limit = torch.tensor([width, height], device=heat.device)
+    low = (centre - half).clamp(min=torch.zeros_like(limit), max=limit)
+    high = (centre + half).clamp(min=torch.zeros_like(limit), max=limit)
+    boxes = torch.cat([low, high], -1)
+    return boxes.where((score > 0)[..., None], boxes.new_full((), -1.0))
+
+
+def area_mask(
+    boxes: Tensor, size: Sequence[int], *, overlap: str, normalise: str
+) -> Tensor:
+    """Weights of positions.
+
+    A box covers every cell it touches, and at least the one it begins in.
+
+    Args:
+        boxes (Tensor): ``(N, K, 4)``, x1, y1, x2, y2 in cells; negative: no box.
+        size (Sequence[int]): Height and width of the map.
+        overlap (str): 'sum' of the boxes, or 'max'.
+        normalise (str): 'all' leaves 0, 1, 2 ...; 'area' scales every image to a mean
+            of 1, so that a mean over all positions is one over the areas.
+
+    Returns:
+        Tensor: ``(N, 1, H, W)``, 0 outside of all boxes.
+    """
+    height, width = size
+    limit = boxes.new_tensor([width, height])
+    low = boxes[..., :2].floor().minimum(limit - 1)
+    high = torch.maximum(boxes[..., 2:].ceil(), low + 1)
+    exists = boxes[..., :1] >= 0  # (N, K, 1)
+    columns, rows = (
+        torch.arange(n, device=boxes.device, dtype=boxes.dtype) for n in (width, height)
+    )
+    across = (columns >= low[..., :1]) & (columns < high[..., :1]) & exists
+    down = (rows >= low[..., 1:]) & (rows < high[..., 1:])
+    mask = torch.einsum('nkh,nkw->nhw', down.float(), across.float())[:, None]
+    if overlap == 'max':
+        mask = mask.clamp(max=1)
+    if normalise == 'area':
+        mask = mask / mask.mean((2, 3), keepdim=True).clamp(min=1e-6)
+    return mask
+
+
+def ground_truth_loss(
+    areas: Areas, samples: Sequence[Any], image_size: tuple[int, int]
+) -> Tensor:
+    """CenterNet's losses of one level against the boxes of the batch.
+
+    Focal loss on a heatmap of Gaussians, a third of whose boxes' half sides is the
+    standard deviation, plus 0.1 L1 of the size and 1 L1 of the offset at the centres.
+    Source: arXiv 1904.07850, equations 1 to 4; elliptic Gaussians are our choice.
+
+    Args:
+        areas (Areas): A prediction.
+        samples (Sequence): Data samples with ``gt_instances.bboxes`` in pixels.
+        image_size (tuple[int, int]): Height and width of the batch in pixels.
+    """
+    heat = areas.heat
+    n, kinds, height, width = heat.shape
+    found = [sample.gt_instances for sample in samples]
+    boxes = [getattr(g.bboxes, 'tensor', g.bboxes).to(heat.device) for g in found]
+    labels = [g.labels.to(heat.device) for g in found]
+    padded = pad_sequence([b.float() for b in boxes], batch_first=True)  # (N, B, 4)
+    kind = pad_sequence(labels, batch_first=True) % kinds  # (N, B)
+    if padded.shape[1] == 0:
+        return gaussian_focal_loss(heat, torch.zeros_like(heat), reduction='sum')
+
+    cells = padded.new_tensor([width, height]) / padded.new_tensor(
+        [image_size[1], image_size[0]]
+    )
+    low, high = padded[..., :2] * cells, padded[..., 2:] * cells
+    size = high - low
+    real = (size > 0).all(-1)  # padding is empty
+    centre = ((low + high) / 2).clamp(min=0)
+    cell = centre.floor().minimum(centre.new_tensor([width - 1, height - 1]))
+
+    sigma = (size / 6).clamp(min=1 / 3)
+    columns = torch.arange(width, device=heat.device)
+    rows = torch.arange(height, device=heat.device)
+    across = ((columns - cell[..., :1]) / sigma[..., :1]).square()  # (N, B, W)
+    down = ((rows - cell[..., 1:]) / sigma[..., 1:]).square()  # (N, B, H)
+    bumps = torch.exp(-(down[..., None] + across[:, :, None]) / 2)  # (N, B, H, W)
+    bumps = bumps * real[..., None, None]
+    target = torch.zeros_like(heat).scatter_reduce(
+        1, kind[..., None, None].expand_as(bumps), bumps, reduce='amax'
+    )
+
+    count = real.sum().clamp(min=1)
+    place = (cell[..., 1] * width + cell[..., 0]).long()  # (N, B)
+    loss = gaussian_focal_loss(heat, target, reduction='sum') / count
+    for field, wanted, factor in (
+        (areas.size, size, 0.1),
+        (areas.offset, centre - cell, 1.0),
+    ):
+        index = place[:, None].expand(n, 2, -1)
+        got = field.flatten(2).gather(2, index).transpose(1, 2)  # (N, B, 2)
+        loss = loss + factor * ((got - wanted).abs() * real[..., None]).sum() / count
+    return loss
