@@ -6,7 +6,8 @@
 The student alone, and adapter-free distillation with every transform of the teacher's
 channels, over several seeds. Runs of one seed start from the same weights and see the
 same batches. `identity` is what the criterion does without KCD; it begins when the
-fitted maps do. Rows that are in the result file already are not run again.
+fitted maps do. Rows that are in the result file already are not run again; with every
+new one docs/results.md is brought up to date.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import torch
 from digits_runs import ROOT, TEACHER, digits_config, distil, mean_std, metric, train
 from rich.console import Console
 from rich.table import Table
+from tables import refresh
 
 RESULT = ROOT / 'benchmarks/results/kcd_digits.json'
 CHECKPOINT = TEACHER.with_suffix('.pth')
@@ -119,6 +121,7 @@ def main():
             RESULT.parent.mkdir(exist_ok=True)
             lines = ',\n '.join(json.dumps(row) for row in rows)
             RESULT.write_text(f'[{lines}]\n')
+            refresh()
             row = rows[-1]
             line = f'{transform} seed {seed}: {row["mAP"]:.2f}, {row["seconds"]} s'
             print(line, flush=True)

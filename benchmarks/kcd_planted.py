@@ -26,6 +26,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
 from rich.console import Console
 from rich.table import Table
+from tables import refresh
 
 from kd_mm.analysis.channels import control_map, fit_map, matched_correlation
 from kd_mm.analysis.fit import feature_pairs, observe, plain_loader, undisturbed
@@ -204,6 +205,7 @@ def main():
     )
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + '\n')
+    refresh()
 
 
 if __name__ == '__main__':

@@ -1,0 +1,157 @@
+#!/usr/bin/env python
+"""Fill the tables of docs/results.md from benchmarks/results/*.json.
+
+    python benchmarks/tables.py            # writes the page
+    python benchmarks/tables.py --check    # exit code 1 if that would change it
+
+A block of the page names a result file and what to show of it; what stands in it is
+replaced:
+
+    <!-- table: kcd_digits key=transform baseline=identity names=alone,identity -->
+    <!-- /table -->
+
+With `key`, rows of the file that differ only in the seed are averaged: mean ± standard
+deviation over seeds, and the mean ± standard error of the difference to `baseline`,
+paired by seed. There is a table for every combination of the settings in the file
+(criterion, images, epochs, teacher ...), and a line for every one of `names`, blank
+where it was not run. `metrics` (default mAP,mAP_50) are compared, and the first one is
+paired.
+
+With `columns`, the rows are shown as they are. `at` names the entry of the file that
+holds the rows, where it is not a list itself.
+"""
+
+import argparse
+import json
+import re
+import shlex
+import statistics
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / 'docs' / 'results.md'
+RESULTS = ROOT / 'benchmarks' / 'results'
+SETTINGS = ('criterion', 'share', 'student', 'teacher', 'images', 'epochs')
+BLOCK = re.compile(r'(<!-- table: (.+?) -->\n).*?(<!-- /table -->)', re.DOTALL)
+
+
+def fill(text: str, results: Path = RESULTS) -> str:
+    """The page with every block written anew."""
+    return BLOCK.sub(lambda m: f'{m[1]}\n{block(m[2], results)}\n{m[3]}', text)
+
+
+def block(marker: str, results: Path) -> str:
+    """The table that a marker asks for."""
+    name, *words = shlex.split(marker)
+    options = dict(word.split('=', 1) for word in words)
+    path = results / f'{name}.json'
+    rows = json.loads(path.read_text()) if path.is_file() else []
+    if at := options.pop('at', None):
+        rows = rows[at] if rows else []
+    if 'columns' in options:
+        return listed(rows, **options)
+    return compared(rows, **options)
+
+
+def listed(rows: list[dict], *, columns: str) -> str:
+    """Rows as they are."""
+    keys = columns.split(',')
+    return table(
+        [key.replace('_', ' ') for key in keys],
+        [[as_text(row.get(key)) for key in keys] for row in rows],
+    )
+
+
+def compared(
+    rows: list[dict],
+    *,
+    key: str,
+    baseline: str,
+    names: str = '',
+    metrics: str = 'mAP,mAP_50',
+) -> str:
+    """One table per combination of settings, averaged over seeds."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        about = tuple((k, row[k]) for k in SETTINGS if k in row)
+        groups.setdefault(about, []).append(row)
+    parts = []
+    for about, group in (groups or {(): []}).items():
+        caption = ', '.join(f'{k} {as_text(v)}' for k, v in about)
+        if caption:
+            caption = f'{caption[0].upper()}{caption[1:]}:\n\n'
+        listed = (names or baseline).split(',')
+        order = dict.fromkeys([*listed, *(row[key] for row in group)])
+        lines = [summary(group, key, name, baseline, metrics) for name in order]
+        heads = metrics.split(',')
+        difference = f'{heads[0]} - {baseline} (± standard error)'
+        parts.append(caption + table([key, 'seeds', *heads, difference], lines))
+    return '\n'.join(parts)
+
+
+def summary(
+    rows: list[dict], key: str, name: str, baseline: str, metrics: str
+) -> list[str]:
+    """One line of a comparison."""
+    own = {row['seed']: row for row in rows if row[key] == name}
+    if not own:
+        return [name, *[''] * (len(metrics.split(',')) + 2)]
+    base = {row['seed']: row for row in rows if row[key] == baseline}
+    first = metrics.split(',')[0]
+    pairs = [] if name == baseline else [s for s in own if s in base]
+    gains = [own[seed][first] - base[seed][first] for seed in pairs]
+    paired = ''
+    if gains:
+        paired = f'{statistics.mean(gains):+.2f}'
+        if len(gains) > 1:
+            paired += f' ± {statistics.stdev(gains) / len(gains) ** 0.5:.2f}'
+        if len(gains) < len(own):
+            paired += f' ({len(gains)} pairs)'
+    means = [spread([row[m] for row in own.values()]) for m in metrics.split(',')]
+    return [name, str(len(own)), *means, paired]
+
+
+def spread(values: list[float]) -> str:
+    """``mean ± standard deviation``."""
+    text = f'{statistics.mean(values):.2f}'
+    return text if len(values) < 2 else f'{text} ± {statistics.stdev(values):.2f}'
+
+
+def as_text(value) -> str:
+    """A cell; nothing for what a row does not have."""
+    if value is None:
+        return ''
+    if isinstance(value, bool):
+        return 'yes' if value else 'no'
+    if isinstance(value, float):
+        return f'{value:.3f}' if abs(value) < 10 else f'{value:.2f}'
+    if isinstance(value, list):
+        return ' / '.join(map(as_text, value))
+    return str(value)
+
+
+def table(heads: list[str], lines: list[list[str]]) -> str:
+    """Markdown."""
+    rows = [heads, ['---'] * len(heads), *lines]
+    return ''.join(f'| {" | ".join(row)} |\n' for row in rows)
+
+
+def refresh(*, check: bool = False) -> bool:
+    """Bring the page up to date; whether it was not."""
+    before = PAGE.read_text()
+    after = fill(before)
+    if before != after and not check:
+        PAGE.write_text(after)
+    return before != after
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--check', action='store_true', help='write nothing')
+    check = parser.parse_args().check
+    return int(refresh(check=check) and check)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""The numbers in the documentation are those of the result files."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope='module')
+def tables():
+    path = ROOT / 'benchmarks' / 'tables.py'
+    spec = importlib.util.spec_from_file_location('tables', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_what_the_script_writes(tables):
+    text = tables.PAGE.read_text()
+    assert '<!-- table: kcd_digits' in text
+    assert text == tables.fill(text), 'run python benchmarks/tables.py'
+
+
+def test_seeds_are_paired_and_missing_runs_are_blank(tables, tmp_path):
+    values = {('a', 0): 10.0, ('a', 1): 20.0, ('b', 0): 12.0, ('b', 1): 26.0}
+    values[('new', 1)] = 21.0
+    rows = [
+        dict(method=method, seed=seed, mAP=value, mAP_50=value, images=6, epochs=2)
+        for (method, seed), value in values.items()
+    ]
+    rows.append(dict(rows[0], epochs=3, mAP=1.0))
+    (tmp_path / 'toy.json').write_text(json.dumps(rows))
+    marker = '<!-- table: toy key=method baseline=a names="a,b,not run" -->\n'
+    text = tables.fill(f'{marker}old\n<!-- /table -->\n', tmp_path)
+    assert text.startswith(marker) and 'old' not in text
+    assert 'Images 6, epochs 2:' in text and 'Images 6, epochs 3:' in text
+    assert '| a | 2 | 15.00 ± 7.07 | 15.00 ± 7.07 |  |' in text
+    assert '| b | 2 | 19.00 ± 9.90 | 19.00 ± 9.90 | +4.00 ± 2.00 |' in text
+    assert '| new | 1 | 21.00 | 21.00 | +1.00 |' in text
+    assert '| not run |  |  |  |  |' in text
+    assert '| a | 1 | 1.00 | 10.00 |  |' in text
+    assert tables.fill(text, tmp_path) == text
+
+
+def test_a_table_without_results_is_blank(tables, tmp_path):
+    text = '<!-- table: none key=method baseline=a names=a,b -->\n<!-- /table -->\n'
+    assert '| b |  |  |  |  |' in tables.fill(text, tmp_path)
+    with pytest.raises(TypeError, match='bogus'):
+        tables.fill(text.replace('names', 'bogus'), tmp_path)
+
+
+def test_the_planted_permutation_is_undone():
+    path = ROOT / 'benchmarks' / 'results' / 'kcd_planted.json'
+    runs = json.loads(path.read_text())['runs']
+
+    def loss(teacher, transform, **align):
+        (row,) = (
+            r
+            for r in runs
+            if (r['teacher'], r['transform']) == (teacher, transform)
+            and all(r.get(k) == v for k, v in align.items())
+        )
+        return row['last_mse']
+
+    unpermuted = loss('plain', 'identity')
+    for align in (dict(similarity='spatial'), dict(similarity='gap', share=True)):
+        assert loss('permuted', 'bipartite', **align) == pytest.approx(unpermuted)
+    assert loss('permuted', 'identity') > 3 * unpermuted
+    assert loss('permuted', 'random') > 3 * unpermuted
