@@ -64,7 +64,9 @@ class Operator:
         """
         value = self.high * magnitude
         if self.smooth:
-            return self.apply(feature.float(), value, chance, aspect).to(feature.dtype)
+            with torch.autocast(feature.device.type, enabled=False):
+                out = self.apply(feature.float(), value, chance, aspect)
+            return out.to(feature.dtype)
         out = self.apply(feature, value.detach(), chance, aspect)
         if self.high and magnitude.requires_grad:
             out = out + (magnitude - magnitude.detach()).to(out.dtype)

@@ -166,42 +166,51 @@ class Policy:
             total = (slopes[:3] * soft).sum() + tied
             return torch.autograd.grad(total, chi)[0], None
         control = self.control.clone().requires_grad_()
-        free, tried = self._relaxed(draw, alpha, beta)
-        c_free, c_tried = self._control(control, free), self._control(control, tried)
         bits = torch.tensor(draw.bits)
-        log_p = alpha.log_softmax(0)[draw.index]
-        log_p = log_p + torch.where(bits, beta, 1 - beta).log().sum()
-        score, d_free, d_tried = (
-            torch.autograd.grad(x, chi, create_graph=True)[0]
-            for x in (log_p, c_free, c_tried)
+        log_p = (
+            alpha.log_softmax(0)[draw.index],
+            torch.where(bits, beta, 1 - beta).log().sum(),
         )
-        estimate = (gain - c_tried) * score + d_free - d_tried
-        variance = estimate.square().sum()
-        (d_control,) = torch.autograd.grad(variance, control)
+        estimate = torch.zeros_like(chi, dtype=torch.float64)
+        for score, free, tried in zip(log_p, *self._relaxed(draw, alpha, beta)):
+            c_free, c_tried = (self._control(control, z) for z in (free, tried))
+            d_score, d_free, d_tried = (
+                torch.autograd.grad(x, chi, create_graph=True)[0]
+                for x in (score, c_free, c_tried)
+            )
+            estimate = estimate + (gain - c_tried) * d_score + d_free - d_tried
+        (d_control,) = torch.autograd.grad(estimate.square().sum(), control)
         (d_tied,) = torch.autograd.grad(tied, chi)
         return estimate.detach().float() + d_tied, d_control
 
     def _relaxed(
         self, draw: Draw, alpha: Tensor, beta: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Relaxed samples: as drawn, and drawn anew given what came out."""
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Relaxed samples as drawn, and drawn anew given what came out.
+
+        The choice and the bits have control variates of their own: bits belong to one
+        sub-policy, so one of both would jump where the choice changes, and a jump has
+        no gradient.
+        """
         k = len(self.pairs)
         log_p = alpha.log_softmax(0)
         u, u_bits, v, v_bits = draw.uniforms.split([k, 2, k, 2])
-        free = log_p + gumbel(u)
-        top = -(-v[draw.index].log()).log()
-        others = -(-v.log() / log_p.exp() - v[draw.index].log()).log()
-        tried = torch.where(torch.arange(k) == draw.index, top, others)
-        bits = torch.tensor(draw.bits)
-        given = torch.where(bits, v_bits * beta + (1 - beta), v_bits * (1 - beta))
-        free_bits, tried_bits = (beta.logit() + x.logit() for x in (u_bits, given))
-        return tuple(
-            torch.cat([(z / self.temperature).softmax(0), torch.sigmoid(b)])
-            for z, b in (
-                (free, free_bits / self.temperature),
-                (tried, tried_bits / self.temperature),
-            )
+        top = -v[draw.index].log()
+        chosen = torch.arange(k) == draw.index
+        tried = -torch.where(chosen, top, -v.log() / log_p.exp() + top).log()
+        given = torch.where(
+            torch.tensor(draw.bits), v_bits * beta + (1 - beta), v_bits * (1 - beta)
         )
+        out: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for side, choice, bit in (
+            (out[0], log_p + gumbel(u), beta.logit() + u_bits.logit()),
+            (out[1], tried, beta.logit() + given.logit()),
+        ):
+            soft = (choice / self.temperature).softmax(0)
+            side.append(torch.cat([soft, torch.zeros_like(bit)]))
+            soft = torch.sigmoid(bit / self.temperature)
+            side.append(torch.cat([chosen.double(), soft]))
+        return out
 
     def _control(self, control: Tensor, relaxed: Tensor) -> Tensor:
         width = len(relaxed)

@@ -1,0 +1,162 @@
+"""DAFA's policy: sampling, gradients, learning, checkpoints."""
+
+import copy
+
+import pytest
+import torch
+
+from kd_mm.stages.dafa_operators import OPERATORS
+from kd_mm.stages.dafa_policy import Policy
+
+COST = {'ShearX': 0.7, 'Cutout': -0.4, 'Noise': -0.3}  # the last two are best
+
+
+def policy(estimator='gumbel', *, operators=tuple(COST), lr=3e-4, **kwargs):
+    optimizer = dict(lr=lr, betas=(0.5, 0.999), weight_decay=0.0)
+    return Policy(
+        operators=operators,
+        count=kwargs.pop('count', None),
+        estimator=estimator,
+        temperature=0.5,
+        optimizer=optimizer,
+        seed=kwargs.pop('seed', 0),
+    )
+
+
+def toy_loss(levers, names):
+    """Each operator adds its cost; magnitudes are best at 0.2."""
+    cost = torch.tensor([COST[name] for name in names], dtype=levers.dtype)
+    return levers[0] * (levers[1:3] * cost).sum() + (levers[3:] - 0.2).square().sum()
+
+
+def slopes_and_gain(draw):
+    levers = draw.levers().requires_grad_()
+    loss = toy_loss(levers, draw.names)
+    (slopes,) = torch.autograd.grad(loss, levers)
+    return slopes, float(loss.detach())
+
+
+def test_nine_operators_make_36_pairs():
+    full = policy(operators=tuple(OPERATORS))
+    assert len(set(full.pairs)) == 36
+    assert all(a != b for a, b in full.pairs)
+    alpha, beta, magnitude = full.split(full.chi)
+    assert (alpha == 1e-3).all() and (beta == 0.5).all() and (magnitude == 0.5).all()
+    fewer = policy(operators=tuple(OPERATORS), count=10)
+    assert len(set(fewer.pairs)) == 10 and set(fewer.pairs) < set(full.pairs)
+
+
+def test_draws_follow_the_policy():
+    own = policy()
+    alpha, beta, _ = own.split(own.chi)
+    alpha.copy_(torch.tensor([0.0, 1.0, 2.0]))
+    beta[:, 0], beta[:, 1] = 0.2, 0.9
+    draws = [own.draw() for _ in range(4000)]
+    share = torch.tensor([d.index for d in draws]).bincount(minlength=3) / 4000
+    torch.testing.assert_close(share, alpha.softmax(0), atol=0.03, rtol=0)
+    bits = torch.tensor([d.bits for d in draws]).float().mean(0)
+    torch.testing.assert_close(bits, torch.tensor([0.2, 0.9]), atol=0.03, rtol=0)
+    assert len({d.chances for d in draws}) > 3900
+
+
+def test_a_draw_depends_on_seed_and_count_only():
+    first, second = policy(), policy()
+    torch.rand(3)
+    for _ in range(5):
+        assert first.draw().chances == second.draw().chances
+    assert policy(seed=1).draw().chances != policy().draw().chances
+
+
+def exact_gradient(own):
+    """Of the expected loss over all choices and bits, with magnitudes held."""
+    chi = own.chi.double().requires_grad_()
+    alpha, beta, magnitude = own.split(chi)
+    total = 0.0
+    for k, names in enumerate(own.pairs):
+        for bits in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            levers = torch.tensor([1.0, *bits]).double()
+            levers = torch.cat([levers, magnitude[k]])
+            p = alpha.softmax(0)[k]
+            for j, bit in enumerate(bits):
+                p = p * (beta[k, j] if bit else 1 - beta[k, j])
+            total = total + p * toy_loss(levers, names)
+    return torch.autograd.grad(total, chi)[0]
+
+
+def test_relax_is_unbiased():
+    own = policy('relax')
+    own.split(own.chi)[1].copy_(torch.tensor([[0.3, 0.8], [0.6, 0.5], [0.4, 0.7]]))
+    # a control variate that is not zero, so that its terms have to cancel
+    own.control.normal_(0, 0.5, generator=torch.Generator().manual_seed(0))
+    found = []
+    for _ in range(2500):
+        draw = own.draw()
+        found.append(own.gradient(draw, *slopes_and_gain(draw))[0])
+    found = torch.stack(found).double()
+    error = (found.mean(0) - exact_gradient(own)).abs()
+    allowed = 4 * found.std(0) / len(found) ** 0.5
+    assert (error < allowed + 1e-6).all(), (error / allowed).max()
+
+
+def test_the_control_variate_reduces_the_variance():
+    own = policy('relax')
+    plain, learned = [], []
+    for step in range(1500):
+        draw = own.draw()
+        slopes, gain = slopes_and_gain(draw)
+        gain += 3.0  # a constant that a good control variate takes out
+        estimate, d_control = own.gradient(draw, slopes, gain)
+        (plain if step < 200 else learned).append(estimate[:9])
+        own.control.grad = d_control
+        own.chi.grad = torch.zeros_like(own.chi)
+        own.optimizer.step()
+    first, last = torch.stack(plain).var(0).sum(), torch.stack(learned[-200:]).var(0)
+    assert float(last.sum()) < 0.5 * float(first)
+
+
+@pytest.mark.parametrize('estimator', ['gumbel', 'relax'])
+def test_the_policy_finds_the_optimum(estimator):
+    own = policy(estimator, lr=0.02)
+    for _ in range(600):
+        draw = own.draw()
+        own.update(draw, *slopes_and_gain(draw))
+    alpha, beta, magnitude = own.split(own.chi)
+    best = own.pairs.index(('Cutout', 'Noise'))
+    assert int(alpha.argmax()) == best
+    assert (beta[best] > 0.8).all()
+    torch.testing.assert_close(
+        magnitude[best], torch.full((2,), 0.2), atol=0.05, rtol=0
+    )
+    assert own.entropy() < 0.9 * torch.tensor(3.0).log()
+    assert own.summary()['Cutout']['probability'] > 0.6
+
+
+@pytest.mark.parametrize('estimator', ['gumbel', 'relax'])
+def test_a_restored_policy_goes_on_bit_for_bit(estimator):
+    own = policy(estimator, lr=0.02)
+
+    def steps(one, count):
+        for _ in range(count):
+            draw = one.draw()
+            one.update(draw, *slopes_and_gain(draw))
+
+    steps(own, 20)
+    other = policy(estimator, lr=0.02)
+    other.load(own.state())
+    copied = copy.deepcopy(own)
+    for one in (own, other, copied):
+        steps(one, 20)
+    assert torch.equal(own.state(), other.state())
+    assert torch.equal(own.state(), copied.state())
+    assert own.draws == 40
+    with pytest.raises(ValueError, match='other operators'):
+        policy(estimator, operators=('Noise', 'Cutout')).load(own.state())
+
+
+def test_a_gradient_that_is_not_finite_teaches_nothing():
+    own = policy()
+    before = own.chi.clone()
+    draw = own.draw()
+    own.update(draw, torch.full((5,), float('nan')), 1.0)
+    own.update(draw, torch.zeros(5), float('nan'))
+    assert torch.equal(own.chi, before)
