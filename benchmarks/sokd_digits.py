@@ -6,7 +6,7 @@ python benchmarks/sokd_digits.py           # 25 runs, about an hour on one core
 
 from sweep import sweep
 
-DAFA = dict(type='kd_mm.DAFA', search_epochs=4, lr=3e-3)
+DAFA = dict(type='kd_mm.DAFA', search_epochs=2, lr=0.03)
 ADAPTER = dict(type='kd_mm.ConvAdapter')
 DAM = dict(type='kd_mm.DAM', top_k=8, normalise='area')
 CRITERION = dict(type='kd_mm.MSELoss', weight=2.0)

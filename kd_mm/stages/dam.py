@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -31,7 +32,8 @@ class AreaHeads(nn.Module):
         width (int): Channels of the feature.
         hidden (int): Channels of the 3x3 convolution of every head.
         heatmaps (int): Channels of the heatmap.
-        relu_heads (bool): Whether a ReLU precedes the sigmoid.
+        relu_heads (bool): Whether every head ends in a ReLU; otherwise the heatmap's
+            does not, and the others in a softplus, which cannot die.
     """
 
     def __init__(
@@ -48,9 +50,10 @@ class AreaHeads(nn.Module):
         heat, size, offset = (
             head(part) for head, part in zip(self.heads, parts, strict=True)
         )
+        heat, size, offset = heat.float(), size.float(), offset.float()
         if self.relu_heads:
-            heat = heat.relu()
-        return Areas(heat.float().sigmoid(), size.float().relu(), offset.float().relu())
+            return Areas(heat.relu().sigmoid(), size.relu(), offset.relu())
+        return Areas(heat.sigmoid(), F.softplus(size), F.softplus(offset))
 
 
 @MODELS.register_module()
@@ -81,8 +84,9 @@ class DAM(Stage):
         heatmaps (int): Channels of the heatmap. With 'gt' a class goes to channel
             ``label % heatmaps``; 1 is objectness. Defaults to 2.
         hidden (int): Channels inside the heads. Defaults to 64.
-        relu_heads (bool): Put a ReLU before the sigmoid, as in the authors' code,
-            where heat is never below 0.5. Defaults to False.
+        relu_heads (bool): End every head in a ReLU, as the authors' code does: heat is
+            never below 0.5, and a size can be stuck at 0. Otherwise size and offset end
+            in a softplus. Defaults to False.
 
     Shapes:
         both sides ``(N, C, H, W)``, unchanged; ``weight`` gets ``(N, 1, H, W)``.
@@ -198,7 +202,8 @@ class DAM(Stage):
             ]
             covered = [(weight > 0).float().mean() for weight in pair.weight]
             pair.logs['area'] = torch.stack(covered).mean()
-            spread = torch.stack([areas.heat.std() for areas in teacher]).max()
+            spreads = [a.heat.std((0, 2, 3), correction=0).max() for a in teacher]
+            spread = torch.stack(spreads).max()
             pair.logs['heat_spread'] = spread
         if self.training and self._steps % PATIENCE == PATIENCE - 1:
             self._spread = HostCopy(spread)
