@@ -125,7 +125,7 @@ def as_text(value) -> str:
     if isinstance(value, bool):
         return 'yes' if value else 'no'
     if isinstance(value, float):
-        return f'{value:.3f}' if abs(value) < 10 else f'{value:.2f}'
+        return f'{value:.3g}'
     if isinstance(value, list):
         return ' / '.join(map(as_text, value))
     return str(value)
