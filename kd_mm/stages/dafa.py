@@ -42,10 +42,11 @@ class DAFA(Stage):
     the student; then it is frozen and goes on being sampled. In eval mode nothing is
     augmented.
 
-    Our choices: a geometric operator moves in a random direction, so that magnitude 0
-    is no change and the initial 0.5 is one; the loss of a choice is seen from the
-    un-augmented feature, ``F + gate * (s(F) - F)``, which is what its gradient compares
-    with; gradients reach the policy one step later, so no step waits for the device.
+    At the start all probabilities and magnitudes are 0.5, as in the authors' code: a
+    geometric operator does nothing yet and learns where to go, the others act at half
+    strength. Our choices: the loss of a choice is seen from the un-augmented feature,
+    ``F + gate * (s(F) - F)``, which is what its gradient compares with; gradients
+    reach the policy one step later, so no step waits for the device.
 
     Args:
         search_epochs (float): How long the policy learns. Defaults to 4.
@@ -66,7 +67,7 @@ class DAFA(Stage):
             Defaults to 'consistency'.
         temperature (float): Of the relaxed samples. Defaults to 0.5.
         lr (float): Of chi's Adam. Defaults to 3e-4.
-        weight_decay (float): Of chi's Adam. Defaults to 1e-3.
+        weight_decay (float): Of alpha, in chi's Adam. Defaults to 1e-3.
         seed (int): Of all draws, which are the same on all ranks. Defaults to 0.
 
     Shapes:

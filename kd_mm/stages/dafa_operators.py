@@ -16,12 +16,10 @@ class Chance:
     """What is random in one application of one operator, the same on every level.
 
     Attributes:
-        sign (float): Direction of a geometric operator, -1 or 1.
         centre (tuple[float, float]): Of the cut-out, x and y in [-1, 1].
         seed (int): Of what is drawn for every channel or element.
     """
 
-    sign: float
     centre: tuple[float, float]
     seed: int
 
@@ -36,16 +34,23 @@ class Operator:
 
     Attributes:
         apply (Callable): ``(feature, value, chance, aspect) -> feature``.
-        high (float): The value that magnitude 1 stands for; 0: has no magnitude.
+        low, high (float): The values that magnitudes 0 and 1 stand for; a geometric
+            operator goes both ways, so that 0.5 is no change. Equal: no magnitude.
         spatial (bool): Whether it needs ``(N, C, H, W)``.
         smooth (bool): Whether autograd knows the gradient of the value. Elsewhere the
             magnitude gets a straight-through gradient: d feature / d magnitude = 1.
     """
 
     apply: Callable[[Tensor, Tensor, Chance, float], Tensor]
+    low: float
     high: float
     spatial: bool
     smooth: bool
+
+    @property
+    def graded(self) -> bool:
+        """Whether it has a magnitude."""
+        return self.low != self.high
 
     def __call__(
         self, feature: Tensor, magnitude: Tensor, chance: Chance, aspect: float
@@ -62,13 +67,13 @@ class Operator:
         Returns:
             Tensor: Shape and dtype of ``feature``.
         """
-        value = self.high * magnitude
+        value = self.low + (self.high - self.low) * magnitude
         if self.smooth:
             with torch.autocast(feature.device.type, enabled=False):
                 out = self.apply(feature.float(), value, chance, aspect)
             return out.to(feature.dtype)
         out = self.apply(feature, value.detach(), chance, aspect)
-        if self.high and magnitude.requires_grad:
+        if self.graded and magnitude.requires_grad:
             out = out + (magnitude - magnitude.detach()).to(out.dtype)
         return out
 
@@ -87,29 +92,29 @@ def warp(feature: Tensor, rows: list[list[Tensor | float]]) -> Tensor:
     )
 
 
-def shear_x(feature: Tensor, value: Tensor, chance: Chance, _: float) -> Tensor:
+def shear_x(feature: Tensor, value: Tensor, _: Chance, __: float) -> Tensor:
     """Move rows sideways in proportion to their height."""
-    return warp(feature, [[1.0, chance.sign * value, 0.0], [0.0, 1.0, 0.0]])
+    return warp(feature, [[1.0, value, 0.0], [0.0, 1.0, 0.0]])
 
 
-def shear_y(feature: Tensor, value: Tensor, chance: Chance, _: float) -> Tensor:
+def shear_y(feature: Tensor, value: Tensor, _: Chance, __: float) -> Tensor:
     """Move columns up and down in proportion to their place."""
-    return warp(feature, [[1.0, 0.0, 0.0], [chance.sign * value, 1.0, 0.0]])
+    return warp(feature, [[1.0, 0.0, 0.0], [value, 1.0, 0.0]])
 
 
-def translate_x(feature: Tensor, value: Tensor, chance: Chance, _: float) -> Tensor:
+def translate_x(feature: Tensor, value: Tensor, _: Chance, __: float) -> Tensor:
     """Move sideways by ``value`` widths."""
-    return warp(feature, [[1.0, 0.0, 2 * chance.sign * value], [0.0, 1.0, 0.0]])
+    return warp(feature, [[1.0, 0.0, 2 * value], [0.0, 1.0, 0.0]])
 
 
-def translate_y(feature: Tensor, value: Tensor, chance: Chance, _: float) -> Tensor:
+def translate_y(feature: Tensor, value: Tensor, _: Chance, __: float) -> Tensor:
     """Move up or down by ``value`` heights."""
-    return warp(feature, [[1.0, 0.0, 0.0], [0.0, 1.0, 2 * chance.sign * value]])
+    return warp(feature, [[1.0, 0.0, 0.0], [0.0, 1.0, 2 * value]])
 
 
-def rotate(feature: Tensor, value: Tensor, chance: Chance, aspect: float) -> Tensor:
+def rotate(feature: Tensor, value: Tensor, _: Chance, aspect: float) -> Tensor:
     """Rotate by ``value`` degrees; in pixels, so that angles are kept."""
-    angle = chance.sign * value * (math.pi / 180)
+    angle = value * (math.pi / 180)
     cos, sin = torch.cos(angle), torch.sin(angle)
     return warp(feature, [[cos, -sin * aspect, 0.0], [sin / aspect, cos, 0.0]])
 
@@ -156,13 +161,13 @@ def on_device(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 OPERATORS = {
-    'ShearX': Operator(shear_x, 0.3, spatial=True, smooth=True),
-    'ShearY': Operator(shear_y, 0.3, spatial=True, smooth=True),
-    'TranslateX': Operator(translate_x, 0.45, spatial=True, smooth=True),
-    'TranslateY': Operator(translate_y, 0.45, spatial=True, smooth=True),
-    'Rotate': Operator(rotate, 30.0, spatial=True, smooth=True),
-    'Cutout': Operator(cutout, 0.2, spatial=True, smooth=False),
-    'Noise': Operator(noise, 0.1, spatial=False, smooth=True),
-    'ChannelShuffle': Operator(channel_shuffle, 0.0, spatial=False, smooth=False),
-    'ChannelDrop': Operator(channel_drop, 0.5, spatial=False, smooth=False),
+    'ShearX': Operator(shear_x, -0.3, 0.3, spatial=True, smooth=True),
+    'ShearY': Operator(shear_y, -0.3, 0.3, spatial=True, smooth=True),
+    'TranslateX': Operator(translate_x, -0.45, 0.45, spatial=True, smooth=True),
+    'TranslateY': Operator(translate_y, -0.45, 0.45, spatial=True, smooth=True),
+    'Rotate': Operator(rotate, -30.0, 30.0, spatial=True, smooth=True),
+    'Cutout': Operator(cutout, 0.0, 0.2, spatial=True, smooth=False),
+    'Noise': Operator(noise, 0.0, 0.1, spatial=False, smooth=True),
+    'ChannelShuffle': Operator(channel_shuffle, 0.0, 0.0, spatial=False, smooth=False),
+    'ChannelDrop': Operator(channel_drop, 0.0, 0.5, spatial=False, smooth=False),
 }

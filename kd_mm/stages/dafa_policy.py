@@ -59,7 +59,9 @@ class Policy:
             pairs. Defaults to None, all pairs: 36 of nine operators.
         estimator (str): 'gumbel' or 'relax', see :meth:`gradient`.
         temperature (float): Of the relaxed samples.
-        optimizer (dict): Keyword arguments of :class:`torch.optim.Adam`.
+        optimizer (dict): Keyword arguments of :class:`torch.optim.Adam`. Its weight
+            decay draws alpha to uniform weights; beta and m have none, since 0 is no
+            neutral value for them.
         seed (int): Of everything random.
     """
 
@@ -86,14 +88,15 @@ class Policy:
         # alpha (K,), then beta (n,) and m (n,) of n operators, flat
         k, n = len(pairs), len(places)
         self.chi = torch.cat([torch.full((k,), 1e-3), torch.full((2 * n,), 0.5)])
-        groups = [dict(params=[self.chi], **optimizer)]
+        self.weight_decay = optimizer['weight_decay']
+        groups = [dict(params=[self.chi], **optimizer | dict(weight_decay=0.0))]
         self.control = torch.zeros(0)
         if estimator == 'relax':
             # weights (HIDDEN, k + 2), bias (HIDDEN,), output (HIDDEN,), bias (1,)
             size = HIDDEN * (k + 4) + 1
             self.control = 0.1 * torch.randn(size, generator=generator)
             self.control[-HIDDEN - 1 :] = 0  # starts as plain score function
-            groups.append(dict(params=[self.control], lr=1e-2, weight_decay=0.0))
+            groups.append(dict(params=[self.control], lr=1e-2))
         self.optimizer = torch.optim.Adam(groups)
 
     def split(self, chi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,9 +120,9 @@ class Policy:
         bits = uniforms[k : k + 2] > 1 - beta[own]
         chances = []
         for _ in range(2):
-            sign, x, y = (2 * torch.rand(3, generator=generator) - 1).tolist()
+            x, y = (2 * torch.rand(2, generator=generator) - 1).tolist()
             seed = int(torch.randint(2**31, (), generator=generator))
-            chances.append(Chance(1.0 if sign > 0 else -1.0, (x, y), seed))
+            chances.append(Chance((x, y), seed))
         return Draw(
             index,
             self.pairs[index],
@@ -143,6 +146,8 @@ class Policy:
         if not bool(slopes.isfinite().all()) or gain != gain:
             return  # an overflow in half precision says nothing about the policy
         self.chi.grad, self.control.grad = self.gradient(draw, slopes, gain)
+        k = len(self.pairs)
+        self.chi.grad[:k] += self.weight_decay * self.chi[:k]
         self.optimizer.step()
         self.optimizer.zero_grad()
         _, beta, magnitude = self.split(self.chi)
@@ -244,7 +249,7 @@ class Policy:
         rows = torch.stack([drawn, beta, magnitude], 1).tolist()
         return {
             name: dict(
-                zip(PARTS if OPERATORS[name].high else PARTS[:2], row, strict=False)
+                zip(PARTS if OPERATORS[name].graded else PARTS[:2], row, strict=False)
             )
             for name, row in zip(self.operators, rows, strict=True)
         }
