@@ -1,5 +1,6 @@
 """Hooks: what needs MMEngine's training loop."""
 
 from .distill_hook import DistillHook
+from .draw_hook import DrawSoKDHook
 
-__all__ = ['DistillHook']
+__all__ = ['DistillHook', 'DrawSoKDHook']

@@ -1,0 +1,101 @@
+#!/usr/bin/env python
+"""Draw what SoKD's DAM sees in images, and how DAFA's policy has learned.
+
+    python tools/draw_areas.py configs/kd/retinanet_r101_r50_sokd.py \
+        work_dirs/a/epoch_24.pth data/coco/val2017/000000000139.jpg
+
+For every image: the areas of student and teacher, both heatmaps, and the weight of
+every position. Goes to the config's visualisation backends, in --out.
+"""
+
+import os.path as osp
+
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.device import get_device
+from mmengine.registry import MODELS, VISBACKENDS, DefaultScope
+from mmengine.runner import load_checkpoint
+from mmengine.visualization import Visualizer
+
+from kd_mm.errors import ConfigError
+from kd_mm.utils import cli
+from kd_mm.utils.export import is_distilled
+from kd_mm.utils.session import Session
+
+
+def parse_args():
+    parser = cli.Parser(description="Draw DAM's areas and DAFA's policy")
+    parser.add_argument('config', help='config of a distilled model')
+    parser.add_argument('checkpoint', help='checkpoint of a run, with its distiller')
+    parser.add_argument('images', nargs='+', help='image files')
+    parser.add_argument('--out', help='folder; default: work_dirs/areas/<config>')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=cli.CfgOptions, metavar='KEY=VALUE'
+    )
+    parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
+    return parser.parse_args()
+
+
+def build_model(cfg, args):
+    """The distilled model with all weights of the checkpoint, and the checkpoint."""
+    if not is_distilled(cfg.get('model')):
+        raise ConfigError(f'{args.config} has no teacher: model.type is kd_mm.Distill')
+    model_cfg = cfg.model.copy()
+    if cfg.get('data_preprocessor') is not None:
+        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = MODELS.build(model_cfg)
+    checkpoint = load_checkpoint(model, args.checkpoint, map_location='cpu')
+    missing, _ = model.distiller.load_status(checkpoint.get('state_dict', checkpoint))
+    if missing:
+        raise ConfigError(
+            f'{args.checkpoint} lacks {len(missing)} tensors of the distiller '
+            f'({missing[0]}, ...): it was trained with other links, or exported'
+        )
+    return model.to(get_device()), checkpoint
+
+
+def main():
+    args = parse_args()
+    with Session():
+        cfg = cli.read_config(args)
+        cli.check_checkpoint(args.checkpoint, option='CHECKPOINT')
+        for path in args.images:
+            if not osp.isfile(path):
+                raise ConfigError(f'there is no image {path}')
+        name = osp.splitext(osp.basename(args.config))[0]
+        out = args.out or osp.join('work_dirs', 'areas', name)
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
+            draw(cfg, args, out)
+
+
+def draw(cfg, args, out):
+    """Look at every image, and write the pictures."""
+    from kd_mm.analysis.areas import dam_stages, view_areas  # sets matplotlib's backend
+    from kd_mm.analysis.fit import plain_pipeline
+    from kd_mm.analysis.sokd_figures import areas_figure, policy_figure
+    from kd_mm.hooks.draw_hook import policy_courses
+
+    model, checkpoint = build_model(cfg, args)
+    dam_stages(model)
+    pipeline = Compose(plain_pipeline(cfg, annotations=False))
+    loader = [
+        pseudo_collate([pipeline(dict(img_path=path, img_id=i))])
+        for i, path in enumerate(args.images)
+    ]
+    backends = cfg.get('vis_backends') or [dict(type='LocalVisBackend')]
+    visualizer = Visualizer(
+        vis_backends=[VISBACKENDS.build(dict(b, save_dir=out)) for b in backends]
+    )
+    step = checkpoint.get('meta', {}).get('epoch', 0)
+    views = view_areas(model, loader)
+    for view in views:
+        stem = osp.splitext(view.name)[0]
+        visualizer.add_image(f'areas_{view.link}_{stem}', areas_figure(view), step=step)
+    courses = policy_courses(checkpoint['message_hub'])
+    for link, course in courses.items():
+        visualizer.add_image(f'policy_{link}', policy_figure(*course), step=step)
+    visualizer.close()
+    print(f'{len(views)} pictures of areas and {len(courses)} of policies are in {out}')
+
+
+if __name__ == '__main__':
+    main()
