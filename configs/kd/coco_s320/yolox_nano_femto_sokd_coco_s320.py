@@ -17,4 +17,4 @@ model = dict(
                 dict(type='kd_mm.ConvAdapter'),
                 dict(type='kd_mm.DAM', top_k=8, normalise='area')],
             criterion=dict(type='kd_mm.MSELoss', weight=5.0))))
-custom_hooks = [*_base_.custom_hooks, dict(type='kd_mm.DrawSoKDHook')]
+custom_hooks = [dict(type='kd_mm.DrawSoKDHook')]
