@@ -50,8 +50,11 @@ class DAFA(Stage):
 
     Args:
         search_epochs (float): How long the policy learns. Defaults to 4.
-        by_epoch (bool): Whether ``search_epochs`` are epochs; iterations otherwise.
-            Defaults to True.
+        start (float): How long nothing is augmented (our choice). An untrained student
+            is near 0: the policy would learn to shrink the teacher, the student to
+            follow it, and both would stay there. Defaults to 1.
+        by_epoch (bool): Whether ``start`` and ``search_epochs`` are epochs; iterations
+            otherwise. Defaults to True.
         operators (Sequence[str], optional): Names from
             :data:`kd_mm.stages.dafa_operators.OPERATORS`. Defaults to None, all that
             the features allow; vectors and tokens have no geometry.
@@ -82,6 +85,7 @@ class DAFA(Stage):
         self,
         *,
         search_epochs: float = 4,
+        start: float = 1,
         by_epoch: bool = True,
         operators: Sequence[str] | None = None,
         policies: int | None = None,
@@ -104,6 +108,7 @@ class DAFA(Stage):
                 )
         for key, number, fine in (
             ('search_epochs', search_epochs, search_epochs >= 0),
+            ('start', start, start >= 0),
             ('policies', policies, policies is None or policies >= 1),
             ('temperature', temperature, temperature > 0),
             ('lr', lr, lr > 0),
@@ -111,7 +116,7 @@ class DAFA(Stage):
         ):
             if not fine:
                 raise ConfigError(f'DAFA.{key}={number} is out of range')
-        self.search_epochs, self.by_epoch = search_epochs, by_epoch
+        self.search_epochs, self.start, self.by_epoch = search_epochs, start, by_epoch
         self.operators, self.policies = operators, policies
         self.estimator, self.objective = estimator, objective
         self.temperature, self.seed = temperature, seed
@@ -148,16 +153,21 @@ class DAFA(Stage):
         )
 
     @property
+    def age(self) -> float:
+        """Epochs (or iterations) since augmentation began; negative before."""
+        now = Progress.now()
+        return (now.epoch if self.by_epoch else now.iter) - self.start
+
+    @property
     def searching(self) -> bool:
         """Whether the policy learns now."""
-        now = Progress.now()
-        return (now.epoch if self.by_epoch else now.iter) < self.search_epochs
+        return 0 <= self.age < self.search_epochs
 
     def forward(self, pair: FeaturePair) -> FeaturePair:
         if self.fixed is not None:
             draw, levers = self.fixed
             pair.teacher = self._augment(pair.teacher, draw, levers, pair.image_size)
-        elif self.training:
+        elif self.training and self.age >= 0:
             self._step(pair)
         self._given = list(pair.teacher)
         return pair
