@@ -5,6 +5,7 @@ from .channel_align import ChannelAlign
 from .conv_adapter import ConvAdapter
 from .dafa import DAFA
 from .dam import DAM
+from .dpk import DPK
 from .resize import Resize
 
-__all__ = ['DAFA', 'DAM', 'ChannelAlign', 'ConvAdapter', 'Resize', 'Stage']
+__all__ = ['DAFA', 'DAM', 'DPK', 'ChannelAlign', 'ConvAdapter', 'Resize', 'Stage']

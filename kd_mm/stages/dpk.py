@@ -1,0 +1,299 @@
+"""DPK: part of the teacher's feature is the student's input."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.dist import all_gather, get_rank, get_world_size
+from mmengine.logging import MMLogger
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..analysis.cka import cka
+from ..diagnostics import HostCopy
+from ..errors import ConfigError, nearest
+from ..pair import FeaturePair
+from ..registry import MODELS
+from ..schedule import Progress
+from .base import Stage
+from .dpk_modules import PriorNet, Size
+
+RATIOS = ('cka', 'cosine', 'random', 'linear', 'exponential')
+GRID = 8  # features are averaged to GRID x GRID cells before they are compared
+LEAST = 4  # images that unbiased CKA needs
+
+
+@MODELS.register_module()
+class DPK(Stage):
+    """Rebuild the teacher's map from part of it and the rest of the student's. DPK.
+
+    Source: Dynamic Prior Knowledge, arXiv 2206.06067; architecture and ratio follow the
+    authors' code. At a random part of the positions the teacher's tokens are given, at
+    the others the student's; two encoders and a decoder rebuild the whole map, which
+    takes the student's place on the way to the criterion. With
+    :class:`kd_mm.criteria.MSELoss` that is the paper's loss.
+
+    How much of the teacher is given is ``1 - CKA`` of the two maps (unbiased, over the
+    last ``images`` images of all ranks): the wider the gap, the more help. Our choices:
+    maps are averaged to 8 x 8 cells for the CKA, so that images of different sizes
+    compare and ranks exchange little; images of earlier steps fill up a batch that is
+    too small for the estimator; a ratio takes effect one step later, so that no step
+    waits for the device; before there is one, ``fallback`` holds.
+
+    The modules can outweigh the student: their parameters and FLOPs are logged at the
+    start. They exist only while it trains.
+
+    Args:
+        levels (Sequence[int], optional): Which levels of the link are rebuilt; the
+            others go on as they are. Defaults to None, all.
+        patch (int | Sequence[int]): Side of a token in cells, for all of ``levels`` or
+            one each. Defaults to 1.
+        encoder (Sequence): ``(width, blocks, heads)`` of the encoders, or one such for
+            each of ``levels``. Defaults to (256, 4, 8).
+        decoder (Sequence): The same of the decoder. Defaults to (256, 4, 8).
+        ratio (str | float): Share of the teacher's positions. 'cka'; for comparison a
+            constant in [0, 1], 'random' (uniform within ``bounds`` in every step),
+            'linear' or 'exponential' (from the upper to the lower bound over the
+            training), or 'cosine' (one minus the cosine similarity, widths being
+            equal). Defaults to 'cka'.
+        bounds (tuple[float, float]): Of the ratio. Defaults to (0.1, 0.95).
+        fallback (float): Ratio where CKA has none in (0, 1). The authors use 0.8 on
+            ImageNet, 0.9 on CIFAR and 0.5 on COCO. Defaults to 0.5.
+        images (int): How many images the CKA is estimated from, at least; 0: those of
+            the batch only. Defaults to 16.
+        positions (str): 'random', or 'energy': where the teacher's feature is
+            largest. Defaults to 'random'.
+        seed (int): Of the positions. Defaults to 0.
+
+    Shapes:
+        student ``(N, Cs, H, W)``, teacher ``(N, Ct, H, W)`` -> student
+        ``(N, Ct, H, W)``.
+
+    Raises:
+        ConfigError: For unknown names or numbers out of range, lists that are not as
+            long as ``levels``, or anything but maps of equal size.
+    """
+
+    mixes_channels = True
+
+    def __init__(
+        self,
+        *,
+        levels: Sequence[int] | None = None,
+        patch: int | Sequence[int] = 1,
+        encoder: Sequence = (256, 4, 8),
+        decoder: Sequence = (256, 4, 8),
+        ratio: str | float = 'cka',
+        bounds: tuple[float, float] = (0.1, 0.95),
+        fallback: float = 0.5,
+        images: int = 16,
+        positions: str = 'random',
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if isinstance(ratio, str) and ratio not in RATIOS:
+            near = nearest(ratio, RATIOS, len(RATIOS))
+            raise ConfigError(f'DPK.ratio={ratio!r} is unknown; {near}')
+        if positions not in ('random', 'energy'):
+            raise ConfigError(
+                f"DPK.positions is 'random' or 'energy', not {positions!r}"
+            )
+        for key, number, fine in (
+            ('ratio', ratio, isinstance(ratio, str) or 0 <= ratio <= 1),
+            ('bounds', bounds, 0 <= bounds[0] <= bounds[1] <= 1),
+            ('fallback', fallback, 0 <= fallback <= 1),
+            ('images', images, images == 0 or images >= LEAST),
+        ):
+            if not fine:
+                raise ConfigError(f'DPK.{key}={number} is out of range')
+        self.levels, self.ratio, self.bounds = levels, ratio, tuple(bounds)
+        self.fallback, self.images, self.positions = fallback, images, positions
+        self.seed = seed
+        self.wanted = dict(patch=patch, encoder=encoder, decoder=decoder)
+        self.nets = nn.ModuleDict()
+        self.register_buffer('steps', torch.tensor(0))
+        self._steps = 0  # the same on the host: read in every step
+        self._coming: HostCopy | None = None
+        self.register_load_state_dict_post_hook(_read_buffers)
+
+    # ---- shapes ---------------------------------------------------------------
+
+    def setup(self, pair: FeaturePair) -> None:
+        count = len(pair.student)
+        levels = list(range(count)) if self.levels is None else list(self.levels)
+        if not levels or max(levels) >= count or len(set(levels)) < len(levels):
+            raise ConfigError(f'DPK.levels={self.levels} of a link with {count} levels')
+        sizes = {key: per_level(key, v, len(levels)) for key, v in self.wanted.items()}
+        for i, level in enumerate(levels):
+            student, teacher = pair.student[level], pair.teacher[level]
+            self._check(level, student, teacher)
+            net = PriorNet(
+                student=student.shape[1],
+                teacher=teacher.shape[1],
+                patch=sizes['patch'][i],
+                encoder=Size(*sizes['encoder'][i]),
+                decoder=Size(*sizes['decoder'][i]),
+            )
+            self.nets[str(level)] = net
+            describe(f'links.{pair.link}: DPK level {level}', net, student, teacher)
+            if self.images and self.ratio == 'cka':
+                for side, feature in (('student', student), ('teacher', teacher)):
+                    width = feature.shape[1] * GRID * GRID
+                    memory = torch.zeros(self.images, width)
+                    self.register_buffer(f'{side}_{level}', memory)
+        self.register_buffer('filled', torch.tensor(0))
+        self._filled = 0
+        self.register_buffer('ratios', torch.full((len(levels),), self.fallback))
+        self._ratios = [self.fallback] * len(levels)
+
+    def _check(self, level: int, student: Tensor, teacher: Tensor) -> None:
+        if student.ndim != 4 or student.shape[2:] != teacher.shape[2:]:
+            raise ConfigError(
+                f'DPK level {level} needs (N, C, H, W) maps of equal size; put '
+                'dict(type="kd_mm.Resize") before it, or leave the level out'
+            )
+        if self.ratio == 'cosine' and student.shape[1] != teacher.shape[1]:
+            raise ConfigError(f"DPK(ratio='cosine'): level {level} has two widths")
+
+    # ---- use ------------------------------------------------------------------
+
+    def forward(self, pair: FeaturePair) -> FeaturePair:
+        ratios = self._current_ratios()
+        for i, (key, net) in enumerate(self.nets.items()):
+            level = int(key)
+            student, teacher = pair.student[level], pair.teacher[level]
+            rows, columns = net.grid(*student.shape[2:])
+            count = int(ratios[i] * rows * columns)
+            order = self._order(teacher, net, level)
+            pair.student[level] = net(student, teacher, order, count)
+            pair.logs[f'ratio_{level}'] = torch.tensor(ratios[i])
+            if self.training and self.ratio in ('cka', 'cosine'):
+                alike = self._alike(level, student.detach(), teacher)
+                pair.logs[f'{self.ratio}_{level}'] = alike
+                self.ratios[i] = bounded(1 - alike, self.bounds, self.fallback)
+        if self.training:
+            self._advance(len(pair.student[0]))
+        return pair
+
+    def _advance(self, batch: int) -> None:
+        if self.ratio in ('cka', 'cosine'):
+            self._coming = HostCopy(self.ratios.clone())
+        seen = self._filled + batch * get_world_size()
+        self._filled = min(seen, self.images)
+        self.filled.fill_(self._filled)
+        self._steps += 1
+        self.steps.fill_(self._steps)
+
+    def _current_ratios(self) -> list[float]:
+        """One for every level; known on the host without waiting."""
+        low, high = self.bounds
+        if not isinstance(self.ratio, str):
+            return [float(self.ratio)] * len(self.nets)
+        if self.ratio == 'random':
+            generator = torch.Generator().manual_seed(self._seed())
+            share = torch.rand(len(self.nets), generator=generator)
+            return (low + (high - low) * share).tolist()
+        if self.ratio in ('linear', 'exponential'):
+            now = Progress.now()
+            done = now.iter / now.max_iters if now.max_iters else 0.0
+            if self.ratio == 'linear':
+                return [high + (low - high) * done] * len(self.nets)
+            return [high * (max(low, 1e-3) / high) ** done] * len(self.nets)
+        if self._coming is not None:
+            self._ratios = self._coming.read().tolist()
+            self._coming = None
+        return self._ratios
+
+    def _seed(self, level: int = 0, rank: int = 0) -> int:
+        return ((self.seed * 1009 + rank) * 1009 + level) * 1_000_003 + self._steps
+
+    def _order(self, teacher: Tensor, net: PriorNet, level: int) -> Tensor:
+        """Token positions of every image, the teacher's first, ``(N, T)``."""
+        rows, columns = net.grid(*teacher.shape[2:])
+        if self.positions == 'energy':
+            energy = teacher.square().mean(1, keepdim=True)
+            tokens = F.avg_pool2d(energy, net.patch, ceil_mode=True).flatten(1)
+            return tokens.argsort(1, descending=True)
+        generator = torch.Generator(teacher.device)
+        generator.manual_seed(self._seed(level, get_rank()))
+        height = torch.rand(
+            len(teacher), rows * columns, generator=generator, device=teacher.device
+        )
+        return height.argsort(1)
+
+    # ---- how alike are they? --------------------------------------------------
+
+    @torch.no_grad()
+    def _alike(self, level: int, student: Tensor, teacher: Tensor) -> Tensor:
+        with torch.autocast(student.device.type, enabled=False):
+            if self.ratio == 'cosine':
+                similarity = F.cosine_similarity(
+                    student.float().flatten(1), teacher.float().flatten(1)
+                )
+                return torch.stack(all_gather(similarity.mean())).mean()
+            sides = []
+            for side, feature in (('student', student), ('teacher', teacher)):
+                seen = F.adaptive_avg_pool2d(feature.float(), GRID).flatten(1)
+                seen = torch.cat(all_gather(seen.contiguous()))
+                sides.append(self._with_earlier(f'{side}_{level}', seen))
+            if len(sides[0]) < LEAST:
+                return student.new_full((), float('nan'), dtype=torch.float32)
+            return cka(*sides)
+
+    def _with_earlier(self, name: str, seen: Tensor) -> Tensor:
+        """This step's images, filled up with those of the steps before."""
+        if not self.images:
+            return seen
+        memory = getattr(self, name)
+        kept = min(self._filled, max(self.images - len(seen), 0))
+        together = torch.cat([seen, memory[:kept]])
+        newest = together[: self.images]
+        memory[: len(newest)] = newest
+        return together
+
+
+def _read_buffers(stage: DPK, incompatible: Any) -> None:
+    stage._steps, stage._coming = int(stage.steps), None
+    if hasattr(stage, 'ratios'):
+        stage._ratios = stage.ratios.tolist()
+        stage._filled = int(stage.filled)
+
+
+def bounded(ratio: Tensor, bounds: tuple[float, ...], fallback: float) -> Tensor:
+    """Clamp a ratio in (0, 1); nan and everything else becomes ``fallback``."""
+    valid = (ratio > 0) & (ratio < 1)
+    return torch.where(valid, ratio.clamp(*bounds), fallback)
+
+
+def per_level(key: str, value: Any, count: int) -> list:
+    """A value for all levels, or a list of one each, as a list."""
+    single = isinstance(value, int) if key == 'patch' else isinstance(value[0], int)
+    values = [value] * count if single else list(value)
+    if len(values) != count:
+        raise ConfigError(f'DPK.{key} has {len(values)} entries for {count} levels')
+    for one in values:
+        if key == 'patch':
+            if one < 1:
+                raise ConfigError(f'DPK.patch must be >= 1, got {one}')
+        elif len(one) != 3 or min(one) < 1 or one[0] % 4 or one[0] % one[2]:
+            raise ConfigError(
+                f'DPK.{key} is (width, blocks, heads), the width a multiple of 4 and '
+                f'of the heads, not {tuple(one)}'
+            )
+    return values
+
+
+def describe(where: str, net: PriorNet, student: Tensor, teacher: Tensor) -> None:
+    """Log parameters, and FLOPs of one image of the trial."""
+    rows, columns = net.grid(*student.shape[2:])
+    order = torch.arange(rows * columns)[None]
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        net(student[:1], teacher[:1], order, rows * columns // 2)
+    parameters = sum(p.numel() for p in net.parameters())
+    MMLogger.get_current_instance().info(
+        f'{where}: {parameters / 1e6:.2f} M parameters, '
+        f'{counter.get_total_flops() / 1e9:.3f} GFLOPs for a map of '
+        f'{tuple(student.shape[2:])}, while training only'
+    )

@@ -1,0 +1,160 @@
+"""The networks inside DPK: a masked autoencoder with two encoders."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from mmpretrain.models.utils import build_2d_sincos_position_embedding
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Size:
+    """Size of a transformer: width, number of blocks, heads."""
+
+    dim: int
+    depth: int
+    heads: int
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; bias on queries and values only.
+
+    Args:
+        dim (int): Width.
+        heads (int): Attention heads.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(dim))
+        self.v_bias = nn.Parameter(torch.zeros(dim))
+        self.proj = nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, T, D)`` -> ``(N, T, D)``."""
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(self.norm1(x), self.qkv.weight, bias)
+        q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(q, k, v)  # (N, heads, T, D / heads)
+        x = x + self.proj(seen.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))
+
+
+class PriorNet(nn.Module):
+    """Rebuild the teacher's map from some of its own tokens and the student's others.
+
+    Source: DPK, arXiv 2206.06067, in the form of the authors' code. Selection comes
+    before encoding: no encoder sees a token of the other side.
+
+    Args:
+        student (int): Channels of the student's map.
+        teacher (int): Channels of the teacher's.
+        patch (int): Side of a token in cells.
+        encoder (Size): Of both encoders; they do not share weights.
+        decoder (Size): Of the decoder.
+    """
+
+    def __init__(
+        self, *, student: int, teacher: int, patch: int, encoder: Size, decoder: Size
+    ) -> None:
+        super().__init__()
+        self.patch, self.dims = patch, (encoder.dim, decoder.dim)
+        self.embed = nn.ModuleDict(
+            dict(
+                student=nn.Conv2d(student, encoder.dim, patch, patch),
+                teacher=nn.Conv2d(teacher, encoder.dim, patch, patch),
+            )
+        )
+        self.encoders = nn.ModuleDict(
+            {
+                side: nn.Sequential(
+                    *(Block(encoder.dim, encoder.heads) for _ in range(encoder.depth)),
+                    nn.LayerNorm(encoder.dim),
+                )
+                for side in ('student', 'teacher')
+            }
+        )
+        self.project = nn.Linear(encoder.dim, decoder.dim, bias=False)
+        self.decoder = nn.Sequential(
+            *(Block(decoder.dim, decoder.heads) for _ in range(decoder.depth)),
+            nn.LayerNorm(decoder.dim),
+            nn.Linear(decoder.dim, teacher * patch * patch),
+        )
+        self.positions: dict[tuple, tuple[Tensor, Tensor]] = {}
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Tokens down and across a map; the last may hang over the edge."""
+        return -(-height // self.patch), -(-width // self.patch)
+
+    def forward(
+        self, student: Tensor, teacher: Tensor, order: Tensor, count: int
+    ) -> Tensor:
+        """Decode.
+
+        Args:
+            student (Tensor): ``(N, Cs, H, W)``.
+            teacher (Tensor): ``(N, Ct, H, W)``.
+            order (Tensor): ``(N, T)``, a permutation of the token positions per image.
+            count (int): The first ``count`` of them are the teacher's.
+
+        Returns:
+            Tensor: ``(N, Ct, H, W)``.
+        """
+        height, width = student.shape[2:]
+        rows, columns = self.grid(height, width)
+        enc_at, dec_at = self._positions((rows, columns), student.device)
+
+        encoded, places = [], order.split([count, order.shape[1] - count], dim=1)
+        for (side, feature), place in zip(
+            (('teacher', teacher), ('student', student)), places, strict=True
+        ):
+            if place.shape[1] == 0:
+                encoded.append(self._tied(side))
+                continue
+            padded = self._pad(feature, rows, columns)
+            tokens = self.embed[side](padded).flatten(2).transpose(1, 2) + enc_at
+            encoded.append(self.encoders[side](pick(tokens, place)))
+        full = [x for x in encoded if x.ndim == 3]
+        tokens = torch.cat(full, 1)  # (N, T, De) in the order of `order`
+        for zero in (x for x in encoded if x.ndim == 0):
+            tokens = tokens + zero
+        tokens = pick(self.project(tokens), order.argsort(1)) + dec_at
+        out = self.decoder(tokens).transpose(1, 2).unflatten(2, (rows, columns))
+        return F.pixel_shuffle(out, self.patch)[..., :height, :width]
+
+    def _pad(self, feature: Tensor, rows: int, columns: int) -> Tensor:
+        below = rows * self.patch - feature.shape[2]
+        right = columns * self.patch - feature.shape[3]
+        return F.pad(feature, (0, right, 0, below)) if below or right else feature
+
+    def _positions(
+        self, grid: tuple[int, int], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Fixed sine-cosine positions of encoders and decoder, ``(1, T, D)``."""
+        key = (*grid, device)
+        if key not in self.positions:
+            if len(self.positions) > 64:  # images of many sizes
+                self.positions.clear()
+            # the function counts across first, tokens go row by row
+            made = [
+                build_2d_sincos_position_embedding(grid[::-1], dim) for dim in self.dims
+            ]
+            self.positions[key] = (made[0].to(device), made[1].to(device))
+        return self.positions[key]
+
+    def _tied(self, side: str) -> Tensor:
+        """0, with the parameters of an idle side behind it: DDP waits for them."""
+        parts = (*self.embed[side].parameters(), *self.encoders[side].parameters())
+        return torch.stack([p.flatten()[:0].sum() for p in parts]).sum()
+
+
+def pick(tokens: Tensor, places: Tensor) -> Tensor:
+    """Tokens ``(N, T, D)`` at ``(N, K)`` places, ``(N, K, D)``."""
+    return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[2]))
