@@ -290,7 +290,7 @@ def describe(where: str, net: PriorNet, student: Tensor, teacher: Tensor) -> Non
     order = torch.arange(rows * columns)[None]
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        net(student[:1], teacher[:1], order, rows * columns // 2)
+        net(student[:1].detach(), teacher[:1], order, rows * columns // 2)
     parameters = sum(p.numel() for p in net.parameters())
     MMLogger.get_current_instance().info(
         f'{where}: {parameters / 1e6:.2f} M parameters, '
