@@ -8,7 +8,7 @@ from sweep import sweep
 
 DAFA = dict(type='kd_mm.DAFA', search_epochs=2, lr=0.03)
 ADAPTER = dict(type='kd_mm.ConvAdapter')
-DAM = dict(type='kd_mm.DAM', top_k=8, normalise='area')
+DAM = dict(type='kd_mm.DAM', normalise='area', supervision='gt', heatmaps=1)
 CRITERION = dict(type='kd_mm.MSELoss', weight=2.0)
 METHODS = {
     'alone': None,
@@ -19,9 +19,4 @@ METHODS = {
 }
 
 if __name__ == '__main__':
-    sweep(
-        name='sokd_digits',
-        about=__doc__.splitlines()[0],
-        methods=METHODS,
-        base='FitNet',
-    )
+    sweep(about=__doc__.splitlines()[0], methods=METHODS, base='FitNet')

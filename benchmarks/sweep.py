@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import statistics
 import time
 
@@ -9,18 +10,18 @@ import torch
 from digits_runs import ROOT, TEACHER, digits_config, distil, mean_std, metric, train
 from rich.console import Console
 from rich.table import Table
+from tables import refresh
 
 RESULTS = ROOT / 'benchmarks/results'
-ABOUT = ('images', 'epochs', 'teacher')  # rows that agree in these are one table
 
 
-def sweep(*, name: str, about: str, methods: dict[str, dict | None], base: str) -> None:
+def sweep(*, about: str, methods: dict[str, dict | None], base: str) -> None:
     """Train every method with every seed, unless its row is there, and print a table.
 
-    Runs of one seed start from the same weights and see the same batches.
+    Runs of one seed start from the same weights and see the same batches. All sweeps
+    keep their rows in one file, so what they have in common is run once.
 
     Args:
-        name (str): Of the result file and of the folder in work_dirs.
         about (str): For ``--help``.
         methods (dict): Keyword arguments of :func:`digits_runs.distil` but the
             teacher; None is the student alone.
@@ -33,7 +34,7 @@ def sweep(*, name: str, about: str, methods: dict[str, dict | None], base: str) 
     parser.add_argument('--only', nargs='+', choices=methods, default=list(methods))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    path = RESULTS / f'{name}.json'
+    path = RESULTS / 'digits.json'
     setting = dict(images=args.images, epochs=args.epochs, teacher=TEACHER.stem)
     for seed in range(args.seeds):
         for method in args.only:
@@ -42,19 +43,21 @@ def sweep(*, name: str, about: str, methods: dict[str, dict | None], base: str) 
             rows = json.loads(path.read_text()) if path.is_file() else []
             if any(own.items() <= row.items() for row in rows):
                 continue
-            own |= one_run(methods[method], name, own)
+            own |= one_run(methods[method], own)
             rows = json.loads(path.read_text()) if path.is_file() else []
             path.parent.mkdir(exist_ok=True)
             lines = ',\n '.join(json.dumps(row) for row in [*rows, own])
             path.write_text(f'[{lines}]\n')
             print(f'{method} {seed}: {own["mAP"]:.2f}, {own["seconds"]} s', flush=True)
+    refresh()
     rows = json.loads(path.read_text())
     print_table([r for r in rows if setting.items() <= r.items()], methods, base)
 
 
-def one_run(link: dict | None, name: str, own: dict) -> dict:
+def one_run(link: dict | None, own: dict) -> dict:
     """Train and evaluate one student."""
-    folder = ROOT / f'work_dirs/{name}/{own["method"].replace(" ", "_")}-{own["seed"]}'
+    name = re.sub(r'\W+', '_', own['method'])
+    folder = ROOT / f'work_dirs/digits_sweep/{name}-{own["seed"]}'
     cfg = digits_config(
         folder, images=own['images'], epochs=own['epochs'], seed=own['seed']
     )

@@ -6,5 +6,5 @@ dam_fpn = dict(
         levels=[0, 1, 2, 3, 4],
         stages=[
             dict(type='kd_mm.ConvAdapter', layers=3),
-            dict(type='kd_mm.DAM', top_k=8, normalise='area')],
+            dict(type='kd_mm.DAM', normalise='area', supervision='gt', heatmaps=1)],
         criterion=dict(type='kd_mm.MSELoss', weight=2.0)))

@@ -9,5 +9,5 @@ kcd_sokd_fpn = dict(
         stages=[
             dict(type='kd_mm.ChannelAlign', fit_at=1, share=True),
             dict(type='kd_mm.DAFA', search_epochs=4),
-            dict(type='kd_mm.DAM', top_k=8, normalise='area')],
+            dict(type='kd_mm.DAM', normalise='area', supervision='gt', heatmaps=1)],
         criterion=dict(type='kd_mm.PKDLoss', weight=6.0)))

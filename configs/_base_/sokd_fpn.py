@@ -8,5 +8,5 @@ sokd_fpn = dict(
         stages=[
             dict(type='kd_mm.DAFA', search_epochs=4),
             dict(type='kd_mm.ConvAdapter', layers=3),
-            dict(type='kd_mm.DAM', top_k=8, normalise='area')],
+            dict(type='kd_mm.DAM', normalise='area', supervision='gt', heatmaps=1)],
         criterion=dict(type='kd_mm.MSELoss', weight=2.0)))

@@ -15,6 +15,6 @@ model = dict(
             stages=[
                 dict(type='kd_mm.DAFA', search_epochs=4),
                 dict(type='kd_mm.ConvAdapter'),
-                dict(type='kd_mm.DAM', top_k=8, normalise='area')],
+                dict(type='kd_mm.DAM', normalise='area', supervision='gt', heatmaps=1)],
             criterion=dict(type='kd_mm.MSELoss', weight=5.0))))
 custom_hooks = [dict(type='kd_mm.DrawSoKDHook')]
