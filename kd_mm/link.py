@@ -115,6 +115,7 @@ class Link(nn.Module):
                     f'stages[{position}] {type(stage).__name__}: {error} ({shapes})'
                 ) from error
         try:
+            self.criterion.setup(pair)
             for stage in self.stages:
                 stage.finish(pair, self.criterion)
             self.criterion(pair)

@@ -3,6 +3,7 @@
 from .attention import ATLoss, attention_loss, attention_map
 from .base import Criterion
 from .cwd import CWDLoss, cwd_loss
+from .fgd import FGDLoss
 from .kd import KDLoss, binary_kd_loss, kd_loss
 from .mse import MSELoss, mse_loss
 from .pkd import PKDLoss, pkd_loss, standardise
@@ -11,6 +12,7 @@ __all__ = [
     'ATLoss',
     'CWDLoss',
     'Criterion',
+    'FGDLoss',
     'KDLoss',
     'MSELoss',
     'PKDLoss',

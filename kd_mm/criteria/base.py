@@ -35,6 +35,9 @@ class Criterion(nn.Module):
             )
         self.weight = float(weight)
 
+    def setup(self, pair: FeaturePair) -> None:
+        """Create parameters from the shapes in ``pair``, which the stages have left."""
+
     def forward(self, pair: FeaturePair) -> Tensor:
         """Weighted sum over the levels of ``pair``."""
         with torch.autocast(pair.student[0].device.type, enabled=False):

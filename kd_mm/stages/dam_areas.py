@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from mmdet.models.losses.gaussian_focal_loss import gaussian_focal_loss
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+
+from ..utils.boxes import boxes_in_cells, cells_inside
 
 
 @dataclass
@@ -89,15 +90,9 @@ def area_mask(
         Tensor: ``(N, 1, H, W)``, 0 outside of all boxes.
     """
     height, width = size
-    limit = boxes.new_tensor([width, height])
-    low = boxes[..., :2].floor().minimum(limit - 1)
-    high = torch.maximum(boxes[..., 2:].ceil(), low + 1)
-    exists = boxes[..., :1] >= 0  # (N, K, 1)
-    columns, rows = (
-        torch.arange(n, device=boxes.device, dtype=boxes.dtype) for n in (width, height)
-    )
-    across = (columns >= low[..., :1]) & (columns < high[..., :1]) & exists
-    down = (rows >= low[..., 1:]) & (rows < high[..., 1:])
+    exists = boxes[..., 0] >= 0
+    across = cells_inside(boxes[..., 0], boxes[..., 2], width) & exists[..., None]
+    down = cells_inside(boxes[..., 1], boxes[..., 3], height)
     mask = torch.einsum('nkh,nkw->nhw', down.float(), across.float())[:, None]
     if overlap == 'max':
         mask = mask.clamp(max=1)
@@ -122,18 +117,12 @@ def ground_truth_loss(
     """
     heat = areas.heat
     n, kinds, height, width = heat.shape
-    found = [sample.gt_instances for sample in samples]
-    boxes = [getattr(g.bboxes, 'tensor', g.bboxes).to(heat.device) for g in found]
-    labels = [g.labels.to(heat.device) for g in found]
-    padded = pad_sequence([b.float() for b in boxes], batch_first=True)  # (N, B, 4)
-    kind = pad_sequence(labels, batch_first=True) % kinds  # (N, B)
-    if padded.shape[1] == 0:
+    boxes, labels = boxes_in_cells(samples, image_size, (height, width), heat.device)
+    if boxes.shape[1] == 0:
         return gaussian_focal_loss(heat, torch.zeros_like(heat), reduction='sum')
 
-    cells = padded.new_tensor([width, height]) / padded.new_tensor(
-        [image_size[1], image_size[0]]
-    )
-    low, high = padded[..., :2] * cells, padded[..., 2:] * cells
+    kind = labels % kinds  # (N, B)
+    low, high = boxes.split(2, dim=-1)
     size = high - low
     real = (size > 0).all(-1)  # padding is empty
     centre = ((low + high) / 2).clamp(min=0)

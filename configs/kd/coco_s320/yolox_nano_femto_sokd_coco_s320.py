@@ -13,7 +13,10 @@ model = dict(
             teacher='neck',
             levels=[0, 1, 2],  # strides 8, 16, 32
             stages=[
-                dict(type='kd_mm.DAFA', search_epochs=4),
+                dict(
+                    type='kd_mm.DAFA',
+                    operators=['ShearX', 'ShearY', 'TranslateX', 'TranslateY',
+                               'Rotate', 'Cutout', 'Noise']),
                 dict(type='kd_mm.ConvAdapter'),
                 dict(type='kd_mm.DAM', normalise='area', supervision='gt', heatmaps=1)],
             criterion=dict(type='kd_mm.MSELoss', weight=5.0))))

@@ -14,7 +14,7 @@ model = dict(
             stages=[
                 dict(
                     type='kd_mm.DPK',
-                    patch=[2, 1, 1, 1, 1],
+                    patch=[2, 1, 1],
                     encoder=(64, 2, 4),
                     decoder=(64, 1, 4))
             ],

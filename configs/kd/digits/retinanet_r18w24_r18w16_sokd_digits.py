@@ -12,7 +12,10 @@ model = dict(
             student='neck',
             teacher='neck',
             stages=[
-                dict(type='kd_mm.DAFA', search_epochs=4, lr=3e-3),
+                dict(
+                    type='kd_mm.DAFA',
+                    operators=['ShearX', 'ShearY', 'TranslateX', 'TranslateY',
+                               'Rotate', 'Cutout', 'Noise']),
                 dict(type='kd_mm.ConvAdapter'),
                 dict(type='kd_mm.DAM', normalise='area', supervision='gt', heatmaps=1)],
             criterion=dict(type='kd_mm.MSELoss', weight=2.0))))
