@@ -7,6 +7,7 @@ MMEngine imports this module when it meets the scope ``kd_mm`` in a config, and 
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_CONSTRUCTORS
 from mmengine.registry import Registry
 
 # Stages, criteria and the `Distill` factory itself: everything a link is made of.
@@ -18,4 +19,10 @@ MODELS = Registry(
 )
 HOOKS = Registry(
     'hook', parent=MMENGINE_HOOKS, scope='kd_mm', locations=['kd_mm.hooks']
+)
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor',
+    parent=MMENGINE_CONSTRUCTORS,
+    scope='kd_mm',
+    locations=['kd_mm.optimizers'],
 )

@@ -1,0 +1,99 @@
+"""An optimiser of their own for the modules that only distil."""
+
+from collections.abc import Callable
+from typing import Any
+
+from mmengine.model import is_model_wrapper
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.registry import OPTIMIZERS
+from torch import nn
+from torch.optim import Optimizer
+
+from .errors import ConfigError
+from .registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+
+class OptimizerPair(Optimizer):
+    """Two optimisers behind the interface of one.
+
+    Schedulers, gradient clipping and loss scaling see the groups of both.
+
+    Args:
+        first (Optimizer): Its groups come first; its learning rate is the one logged.
+        second (Optimizer): Of other parameters.
+    """
+
+    def __init__(self, first: Optimizer, second: Optimizer) -> None:
+        self.both = (first, second)
+        super().__init__([*first.param_groups, *second.param_groups], {})
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Let both take their step."""
+        loss = self.both[0].step(closure)
+        self.both[1].step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(both=[optimizer.state_dict() for optimizer in self.both])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if 'both' not in state_dict:
+            raise ConfigError(
+                'cannot resume: the checkpoint was written with one optimiser for '
+                'everything, this run has one of its own for the distiller'
+            )
+        for optimizer, state in zip(self.both, state_dict['both'], strict=True):
+            optimizer.load_state_dict(state)
+        # loading makes new groups
+        self.param_groups = [g for one in self.both for g in one.param_groups]
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class DistillerOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Train adapters, heads and decoders with another optimiser than the student.
+
+    DPK's authors train their modules with AdamW beside the student's SGD. In a config::
+
+        optim_wrapper = dict(
+            constructor='kd_mm.DistillerOptimWrapperConstructor',
+            paramwise_cfg=dict(
+                distiller=dict(
+                    type='AdamW', lr=1e-4, betas=(0.9, 0.95), weight_decay=1e-4)))
+
+    The rest of ``paramwise_cfg`` is the student's, as always. The learning-rate
+    schedule scales both rates.
+
+    Raises:
+        ConfigError: Without ``paramwise_cfg.distiller``, or if there is nothing for it
+            to train.
+    """
+
+    def __init__(
+        self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
+    ) -> None:
+        paramwise = dict(paramwise_cfg or {})
+        self.distiller_cfg = paramwise.pop('distiller', None)
+        if not isinstance(self.distiller_cfg, dict) or 'type' not in self.distiller_cfg:
+            raise ConfigError(
+                'DistillerOptimWrapperConstructor needs optim_wrapper.paramwise_cfg.'
+                'distiller=dict(type="AdamW", lr=...)'
+            )
+        super().__init__(optim_wrapper_cfg, paramwise)
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        inner = model.module if is_model_wrapper(model) else model
+        distiller = getattr(inner, 'distiller', nn.Identity())
+        trained = [p for p in distiller.parameters() if p.requires_grad]
+        if not trained:
+            raise ConfigError(
+                'optim_wrapper.paramwise_cfg.distiller: no link of the model has '
+                'parameters to train'
+            )
+        del inner.distiller  # for a moment: the rest is the student
+        try:
+            wrapper = super().__call__(model)
+        finally:
+            inner.distiller = distiller
+        second = OPTIMIZERS.build(dict(self.distiller_cfg, params=trained))
+        wrapper.optimizer = OptimizerPair(wrapper.optimizer, second)
+        return wrapper

@@ -1,0 +1,108 @@
+"""The distiller's own optimiser."""
+
+import pytest
+import torch
+import toys
+from helpers import build, detection_batch, distill_cfg, losses_of, runner
+from mmengine.optim import build_optim_wrapper
+from mmengine.runner import Runner
+
+import kd_mm.utils.amp  # noqa: F401  registers CPUAmpOptimWrapper
+from kd_mm.errors import ConfigError
+
+ADAMW = dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), weight_decay=1e-2)
+NAME = 'kd_mm.DistillerOptimWrapperConstructor'
+
+
+def wrapper_cfg(**kwargs) -> dict:
+    return dict(
+        type='OptimWrapper',
+        constructor=NAME,
+        optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-4),
+        paramwise_cfg=dict(norm_decay_mult=0.0, distiller=ADAMW),
+        **kwargs,
+    )
+
+
+def test_each_side_takes_the_step_of_its_optimiser():
+    model, twin = (build(distill_cfg(toys.retinanet(), toys.retinanet())) for _ in '12')
+    wrapper = build_optim_wrapper(model, wrapper_cfg())
+    named = dict(twin.named_parameters())
+    norms = {
+        f'{name}.{key}' if name else key
+        for name, module in twin.named_modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+        for key, _ in module.named_parameters(recurse=False)
+    }
+    student = [n for n in named if not n.startswith('distiller.')]
+    sgd = torch.optim.SGD(
+        [
+            dict(params=[named[n]], weight_decay=0.0 if n in norms else 1e-4)
+            for n in student
+        ],
+        lr=0.01,
+        momentum=0.9,
+    )
+    ours = [p for n, p in named.items() if n.startswith('distiller.')]
+    adamw = torch.optim.AdamW(ours, lr=1e-3, betas=(0.9, 0.95), weight_decay=1e-2)
+    for _ in range(2):
+        wrapper.update_params(
+            model.parse_losses(losses_of(model, detection_batch()))[0]
+        )
+        for optimizer in (sgd, adamw):
+            optimizer.zero_grad()
+        twin.parse_losses(losses_of(twin, detection_batch()))[0].backward()
+        for optimizer in (sgd, adamw):
+            optimizer.step()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter, named[name], msg=name)
+    assert list(model.state_dict()) == list(twin.state_dict())
+
+
+@pytest.mark.parametrize('kind', ['OptimWrapper', 'CPUAmpOptimWrapper'])
+def test_runs_schedules_and_resumes_bit_for_bit(tmp_path, kind):
+    cfg = distill_cfg(toys.retinanet(), toys.retinanet(width=24))
+    scheduler = [dict(type='MultiStepLR', milestones=[1], gamma=0.1)]
+
+    def run(folder, **kwargs):
+        optim_wrapper = dict(wrapper_cfg(clip_grad=dict(max_norm=5.0)), type=kind)
+        optim_wrapper['_delete_'] = True
+        one = runner(
+            cfg,
+            folder,
+            optim_wrapper=optim_wrapper,
+            param_scheduler=scheduler,
+            **kwargs,
+        )
+        one.train()
+        return one
+
+    whole = run(tmp_path / 'whole')
+    assert isinstance(whole, Runner)
+    rates = {group['lr'] for group in whole.optim_wrapper.optimizer.param_groups}
+    assert sorted(rates) == pytest.approx([1e-4, 1e-3])
+    (tmp_path / 'part').mkdir()
+    last = tmp_path / 'part' / 'last_checkpoint'
+    last.write_text(str(tmp_path / 'whole' / 'epoch_1.pth'))
+    part = run(tmp_path / 'part', resume=True)
+    got = part.model.state_dict()
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(value, got[key]), key
+
+
+def test_resuming_from_one_optimiser_is_refused(tmp_path):
+    cfg = distill_cfg(toys.retinanet(), toys.retinanet())
+    runner(cfg, tmp_path, epochs=1).train()
+    optim_wrapper = dict(wrapper_cfg(), _delete_=True)
+    again = runner(cfg, tmp_path, resume=True, optim_wrapper=optim_wrapper)
+    with pytest.raises(ConfigError, match='one optimiser for everything'):
+        again.train()
+
+
+def test_what_makes_no_sense_is_refused():
+    model = build(distill_cfg(toys.retinanet(), toys.retinanet()))
+    with pytest.raises(ConfigError, match='paramwise_cfg.distiller'):
+        build_optim_wrapper(model, dict(wrapper_cfg(), paramwise_cfg={}))
+    plain = build(toys.retinanet())
+    with pytest.raises(ConfigError, match='no link'):
+        build_optim_wrapper(plain, wrapper_cfg())
