@@ -90,7 +90,8 @@ def draw(cfg, args, out):
     for view in views:
         stem = osp.splitext(view.name)[0]
         visualizer.add_image(f'areas_{view.link}_{stem}', areas_figure(view), step=step)
-    courses = policy_courses(checkpoint['message_hub'])
+    hub = checkpoint.get('message_hub', {})
+    courses = policy_courses(hub.get('log_scalars', {}))
     for link, course in courses.items():
         visualizer.add_image(f'policy_{link}', policy_figure(*course), step=step)
     visualizer.close()

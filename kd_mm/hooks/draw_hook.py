@@ -1,9 +1,10 @@
 """Pictures of SoKD while it trains."""
 
+from collections.abc import Mapping
+
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.logging import MessageHub
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
@@ -68,7 +69,9 @@ class DrawSoKDHook(Hook):
     def _draw_policies(self, runner: Runner, epoch: int) -> None:
         from ..analysis.sokd_figures import policy_figure
 
-        for link, (course, entropy) in policy_courses(runner.message_hub).items():
+        for link, (course, entropy) in policy_courses(
+            runner.message_hub.log_scalars
+        ).items():
             figure = policy_figure(course, entropy)
             runner.visualizer.add_image(f'policy_{link}', figure, step=epoch)
             last = {
@@ -79,18 +82,18 @@ class DrawSoKDHook(Hook):
             runner.visualizer.add_scalars(last, step=epoch)
 
 
-def policy_courses(hub: MessageHub) -> dict[str, tuple[dict, list[float]]]:
+def policy_courses(scalars: Mapping) -> dict[str, tuple[dict, list[float]]]:
     """What DAFA noted after every epoch, by link.
 
     Args:
-        hub (MessageHub): Of a run; it is in the checkpoint, so that a resumed run goes
-            on with the same curves.
+        scalars (Mapping): ``log_scalars`` of MMEngine's message hub; the hub is in the
+            checkpoint, so that a resumed run goes on with the same curves.
 
     Returns:
         dict: By link, the course by operator and part, and the entropies.
     """
     out: dict = {}
-    for key, scalar in hub.log_scalars.items():
+    for key, scalar in scalars.items():
         root, *path = key.split('/')
         if root != 'kd_policy' or path[-1] == 'drawn':
             continue

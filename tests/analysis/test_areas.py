@@ -100,7 +100,7 @@ def test_the_hook_draws_at_the_start_and_after_epochs(tmp_path):
     drawn = sorted(path.name for path in tmp_path.rglob('*.png'))
     areas = [f'areas_fpn_0{i}_{epoch}.png' for i in range(2) for epoch in (0, 2)]
     assert drawn == sorted([*areas, 'policy_fpn_1.png', 'policy_fpn_2.png'])
-    course, entropy = policy_courses(one.message_hub)['fpn']
+    course, entropy = policy_courses(one.message_hub.log_scalars)['fpn']
     assert len(entropy) == 2 and len(course) == 9
 
 
