@@ -71,11 +71,28 @@ def hsic1(k: Tensor, m: Tensor) -> Tensor:
     return (trace + means - cross) / (n * (n - 3))
 
 
+def hsic_terms(x: Tensor, y: Tensor) -> Tensor:
+    """What CKA is made of: :func:`hsic1` of (K, M), (K, K) and (M, M), linear Grams.
+
+    Args:
+        x (Tensor): ``(n, ...)``, flattened to one vector per sample; n >= 4.
+        y (Tensor): ``(n, ...)`` of the same samples.
+
+    Returns:
+        Tensor: ``(3,)``.
+
+    Raises:
+        ConfigError: If n < 4 or the numbers of samples differ.
+    """
+    x, y = _samples(x, y)
+    k, m = x @ x.T, y @ y.T
+    return torch.stack([hsic1(k, m), hsic1(k, k), hsic1(m, m)])
+
+
 def cka(x: Tensor, y: Tensor) -> Tensor:
     r"""Unbiased mini-batch CKA, :math:`HSIC_1(K,M)/\sqrt{HSIC_1(K,K) HSIC_1(M,M)}`.
 
-    K and M are the linear Gram matrices. Source: Nguyen et al., arXiv 2010.15327. To
-    average over mini-batches, average the three :func:`hsic1` before dividing.
+    K and M are the linear Gram matrices. Source: Nguyen et al., arXiv 2010.15327.
 
     Args:
         x (Tensor): ``(n, ...)``, flattened to one vector per sample; n >= 4.
@@ -88,9 +105,43 @@ def cka(x: Tensor, y: Tensor) -> Tensor:
     Raises:
         ConfigError: If n < 4 or the numbers of samples differ.
     """
-    x, y = _samples(x, y)
-    k, m = x @ x.T, y @ y.T
-    return hsic1(k, m) / (hsic1(k, k) * hsic1(m, m)).sqrt()
+    return cka_of_terms(hsic_terms(x, y))
+
+
+def cka_of_terms(terms: Tensor) -> Tensor:
+    """CKA from :func:`hsic_terms`, or from their mean over mini-batches.
+
+    The mean of the terms over a window of mini-batches is the estimator of Nguyen et
+    al., arXiv 2010.15327, equation 4: batches may be small, and no features are kept.
+
+    Args:
+        terms (Tensor): ``(3,)``.
+
+    Returns:
+        Tensor: A scalar.
+
+    Example:
+        >>> window = [hsic_terms(x, y) for x, y in batches]
+        >>> cka_of_terms(torch.stack(window).mean(0))
+    """
+    return terms[0] / (terms[1] * terms[2]).sqrt()
+
+
+def with_earlier(seen: Tensor, earlier: Tensor, least: int) -> Tensor:
+    """Fill up a batch with samples of the batches before it.
+
+    For batches that are too small for any estimator, of two images say.
+
+    Args:
+        seen (Tensor): ``(n, ...)`` of now.
+        earlier (Tensor): ``(m, ...)``, newest first.
+        least (int): How many samples are wanted.
+
+    Returns:
+        Tensor: All of ``seen``, then as many of ``earlier`` as are missing to
+        ``least`` and there.
+    """
+    return torch.cat([seen, earlier[: max(least - len(seen), 0)]])
 
 
 def _samples(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from mmengine.logging import MMLogger
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..analysis.cka import cka
+from ..analysis.cka import cka, with_earlier
 from ..diagnostics import HostCopy
 from ..errors import ConfigError, nearest
 from ..pair import FeaturePair
@@ -246,8 +246,7 @@ class DPK(Stage):
         if not self.images:
             return seen
         memory = getattr(self, name)
-        kept = min(self._filled, max(self.images - len(seen), 0))
-        together = torch.cat([seen, memory[:kept]])
+        together = with_earlier(seen, memory[: self._filled], self.images)
         newest = together[: self.images]
         memory[: len(newest)] = newest
         return together

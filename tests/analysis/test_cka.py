@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from kd_mm.analysis.channels import cka_of
-from kd_mm.analysis.cka import cka, hsic1, linear_cka
+from kd_mm.analysis.cka import (
+    cka,
+    cka_of_terms,
+    hsic1,
+    hsic_terms,
+    linear_cka,
+    with_earlier,
+)
 from kd_mm.analysis.moments import Covariance
 from kd_mm.errors import ConfigError
 
@@ -69,3 +76,56 @@ def test_cka_needs_four_samples_of_both_sides():
         cka(rows(3, 2, 0), rows(3, 2, 1))
     with pytest.raises(ConfigError, match='same samples'):
         linear_cka(rows(3, 2, 0), rows(4, 2, 1))
+
+
+def test_unbiased_hsic_equals_a_double_loop_over_pairs():
+    """The definition: means over tuples of distinct samples."""
+    n = 6
+    k, m = (
+        (lambda x: x @ x.T)(torch.randn(n, 3, dtype=torch.float64)) for _ in range(2)
+    )
+    pairs = triples = quads = 0.0
+    for i in range(n):
+        for j in range(n):
+            if i == j:
+                continue
+            pairs += float(k[i, j] * m[i, j])
+            for q in range(n):
+                if q in (i, j):
+                    continue
+                triples += float(k[i, j] * m[i, q])
+                for r in range(n):
+                    if r not in (i, j, q):
+                        quads += float(k[i, j] * m[q, r])
+    expected = (
+        pairs / (n * (n - 1))
+        + quads / (n * (n - 1) * (n - 2) * (n - 3))
+        - 2 * triples / (n * (n - 1) * (n - 2))
+    )
+    assert float(hsic1(k, m)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_window_of_batches_is_the_mean_of_their_terms():
+    x = torch.randn(40, 7, dtype=torch.float64)
+    y = x @ torch.randn(7, 5, dtype=torch.float64) + torch.randn(40, 5).double()
+    window = torch.stack([hsic_terms(a, b) for a, b in zip(x.split(8), y.split(8))])
+    whole, mean = cka(x, y), cka_of_terms(window.mean(0))
+    assert float(cka_of_terms(window[0])) == pytest.approx(float(cka(x[:8], y[:8])))
+    assert abs(float(mean - whole)) < 0.2  # two estimates of one number
+    assert float(mean) != pytest.approx(float(whole), abs=1e-6)
+
+
+def test_many_batches_estimate_what_one_of_all_does():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, 6, dtype=torch.float64, generator=generator)
+    y = x[:, :4] + 0.5 * torch.randn(4000, 4, dtype=torch.float64, generator=generator)
+    terms = torch.stack([hsic_terms(a, b) for a, b in zip(x.split(4), y.split(4))])
+    got = float(cka_of_terms(terms.mean(0)))
+    assert got == pytest.approx(float(cka(x, y)), abs=0.03)
+
+
+def test_a_batch_is_filled_up_with_the_newest_of_the_earlier():
+    seen, earlier = torch.arange(3.0), torch.arange(10.0, 16.0)
+    assert with_earlier(seen, earlier, 5).tolist() == [0, 1, 2, 10, 11]
+    assert with_earlier(seen, earlier, 2).tolist() == [0, 1, 2]
+    assert len(with_earlier(seen, earlier, 20)) == 9
