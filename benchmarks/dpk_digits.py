@@ -13,8 +13,8 @@ CRITERION = dict(type='kd_mm.MSELoss', weight=2.0)
 METHODS = {
     'alone': None,
     'FitNet': dict(stages=[dict(type='kd_mm.ConvAdapter')], criterion=CRITERION),
-    'DPK, fixed 0.5': dict(stages=[dict(DPK, ratio=0.5)], criterion=CRITERION),
-    'DPK, dynamic': dict(stages=[DPK], criterion=CRITERION),
+    'DPK fixed 0.5': dict(stages=[dict(DPK, ratio=0.5)], criterion=CRITERION),
+    'DPK dynamic': dict(stages=[DPK], criterion=CRITERION),
 }
 
 if __name__ == '__main__':

@@ -28,8 +28,8 @@ METHODS = {
     'FitNet + DAFA': link(dict(DAFA, operators=SEVEN), ADAPTER),
     'FitNet + DAM': link(ADAPTER, SUPERVISED),
     'FitNet + SoKD': link(dict(DAFA, operators=SEVEN), ADAPTER, SUPERVISED),
-    'FitNet + DAFA, all operators': link(DAFA, ADAPTER),
-    'FitNet + DAM, unsupervised': link(ADAPTER, DAM),
+    'FitNet + DAFA all operators': link(DAFA, ADAPTER),
+    'FitNet + DAM unsupervised': link(ADAPTER, DAM),
 }
 
 if __name__ == '__main__':

@@ -14,8 +14,8 @@ With `key`, rows of the file that differ only in the seed are averaged: mean ± 
 deviation over seeds, and the mean ± standard error of the difference to `baseline`,
 paired by seed. There is a table for every combination of the settings in the file
 (criterion, images, epochs, teacher ...), and a line for every one of `names`, blank
-where it was not run. `metrics` (default mAP,mAP_50) are compared, and the first one is
-paired.
+where it was not run; without `names` for all that were. `metrics` (default
+mAP,mAP_50) are compared, and the first one is paired.
 
 With `columns`, the rows are shown as they are. `at` names the entry of the file that
 holds the rows, where it is not a list itself.
@@ -81,8 +81,8 @@ def compared(
         caption = ', '.join(f'{k} {as_text(v)}' for k, v in about)
         if caption:
             caption = f'{caption[0].upper()}{caption[1:]}:\n\n'
-        listed = (names or baseline).split(',')
-        order = dict.fromkeys([*listed, *(row[key] for row in group)])
+        found = dict.fromkeys([baseline, *(row[key] for row in group)])
+        order = names.split(',') if names else found
         lines = [summary(group, key, name, baseline, metrics) for name in order]
         heads = metrics.split(',')
         difference = f'{heads[0]} - {baseline} (± standard error)'

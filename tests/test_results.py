@@ -45,8 +45,9 @@ def test_seeds_are_paired_and_missing_runs_are_blank(tables, tmp_path):
         for (method, seed), value in values.items()
     ]
     rows.append(dict(rows[0], epochs=3, mAP=1.0))
+    rows.append(dict(rows[0], method='of another table'))
     (tmp_path / 'toy.json').write_text(json.dumps(rows))
-    marker = '<!-- table: toy key=method baseline=a names="a,b,not run" -->\n'
+    marker = '<!-- table: toy key=method baseline=a names="a,b,new,not run" -->\n'
     text = tables.fill(f'{marker}old\n<!-- /table -->\n', tmp_path)
     assert text.startswith(marker) and 'old' not in text
     assert 'Images 6, epochs 2:' in text and 'Images 6, epochs 3:' in text
@@ -54,6 +55,9 @@ def test_seeds_are_paired_and_missing_runs_are_blank(tables, tmp_path):
     assert '| b | 2 | 19.00 ± 9.90 | 19.00 ± 9.90 | +4.00 ± 2.00 |' in text
     assert '| new | 1 | 21.00 | 21.00 | +1.00 |' in text
     assert '| not run |  |  |  |  |' in text
+    assert 'another table' not in text
+    everything = tables.fill(text.replace(' names="a,b,new,not run"', ''), tmp_path)
+    assert '| of another table | 1 |' in everything
     assert '| a | 1 | 1.00 | 10.00 |  |' in text
     assert tables.fill(text, tmp_path) == text
 

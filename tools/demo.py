@@ -21,7 +21,7 @@ CONFIGS = 'configs/kd/digits/'
 TEACHER = f'{CONFIGS}retinanet_r18w24_digits'
 RUNS = {
     'student alone': f'{CONFIGS}retinanet_r18w16_digits.py',
-    'student distilled (PKD)': f'{CONFIGS}retinanet_r18w24_r18w16_pkd_digits.py',
+    'student distilled (SoKD)': f'{CONFIGS}retinanet_r18w24_r18w16_sokd_digits.py',
 }
 console = Console()
 
