@@ -160,7 +160,7 @@ def _weights(stage: DAM, sides: dict, size: tuple[int, int]) -> Tensor:
 
 def _canvas(image: Tensor, size: tuple[int, int]) -> np.ndarray:
     """BGR ``(3, h, w)`` as RGB, padded as the network saw it."""
-    canvas = np.zeros((*size, 3), dtype=np.uint8)
+    canvas: np.ndarray = np.zeros((*size, 3), dtype=np.uint8)
     pixels = image[:, : size[0], : size[1]].permute(1, 2, 0).cpu().numpy()
     canvas[: pixels.shape[0], : pixels.shape[1]] = pixels[..., ::-1]
     return canvas

@@ -2,6 +2,7 @@
 
 import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -95,7 +96,8 @@ def policy_figure(course: dict[str, dict[str, list[float]]], entropy: list[float
 
 def as_array(figure: Figure) -> np.ndarray:
     """Draw, close, and return the pixels."""
-    figure.canvas.draw()
-    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     plt.close(figure)
     return pixels

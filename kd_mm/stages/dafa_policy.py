@@ -118,19 +118,19 @@ class Policy:
         index = int((alpha + gumbel(uniforms[:k])).argmax())
         own = self.members[index]
         bits = uniforms[k : k + 2] > 1 - beta[own]
-        chances = []
-        for _ in range(2):
-            x, y = (2 * torch.rand(2, generator=generator) - 1).tolist()
-            seed = int(torch.randint(2**31, (), generator=generator))
-            chances.append(Chance((x, y), seed))
         return Draw(
             index,
             self.pairs[index],
             tuple(bits.tolist()),
             tuple(magnitude[own].tolist()),
-            tuple(chances),
+            (self._chance(generator), self._chance(generator)),
             uniforms,
         )
+
+    @staticmethod
+    def _chance(generator: torch.Generator) -> Chance:
+        x, y = (2 * torch.rand(2, generator=generator) - 1).tolist()
+        return Chance((x, y), int(torch.randint(2**31, (), generator=generator)))
 
     # ---- learning -------------------------------------------------------------
 

@@ -191,7 +191,7 @@ class DAM(Stage):
                 ).mean()
             )
         with torch.no_grad():
-            pair.weight = [
+            weights = [
                 area_mask(
                     self.boxes(s, t),
                     s.heat.shape[2:],
@@ -200,7 +200,8 @@ class DAM(Stage):
                 )
                 for s, t in zip(student, teacher, strict=True)
             ]
-            covered = [(weight > 0).float().mean() for weight in pair.weight]
+            covered = [(weight > 0).float().mean() for weight in weights]
+            pair.weight = list(weights)
             pair.logs['area'] = torch.stack(covered).mean()
             spreads = [a.heat.std((0, 2, 3), correction=0).max() for a in teacher]
             spread = torch.stack(spreads).max()
