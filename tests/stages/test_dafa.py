@@ -33,7 +33,7 @@ HOSTS = {
 
 def links(*, host='FitNet', dam=False, **dafa) -> dict:
     stages, criterion = HOSTS[host]
-    stages = [dict(type='kd_mm.DAFA', **dafa), *stages]
+    stages = [dict(type='kd_mm.DAFA', **{'start': 0, **dafa}), *stages]
     if dam:
         stages.append(dict(type='kd_mm.DAM', top_k=4))
     return dict(
@@ -72,7 +72,7 @@ def make_pair(student, teacher):
 
 def test_every_level_is_augmented_and_none_in_eval_mode():
     teacher = [torch.randn(2, 8, s, s) for s in (12, 6)]
-    stage = DAFA(operators=['TranslateX', 'Noise'])
+    stage = DAFA(operators=['TranslateX', 'Noise'], start=0)
     stage.setup(make_pair(teacher, list(teacher)))
     stage.policy.split(stage.policy.chi)[1].fill_(0.999)  # both operators run
     pair = stage(make_pair([t.clone() for t in teacher], list(teacher)))
@@ -136,6 +136,22 @@ def test_the_policy_learns_in_the_search_only_and_goes_on_sampling():
     assert stage.policy.draws == 6
 
 
+def test_nothing_is_augmented_before_the_start():
+    model = detector(start=2, search_epochs=2, lr=0.05)
+    stage, hub = stage_of(model), MessageHub.get_current_instance()
+    before, drawn = stage.policy.chi.clone(), []
+    for step in range(6):
+        for name, value in dict(iter=step, max_iters=6, max_epochs=6).items():
+            hub.update_info(name, value)
+        log = train_steps(model, detection_batch(), 1)[0]
+        drawn.append(stage.policy.draws)
+        assert ('kd_fpn_policy_entropy' in log) == (step >= 2)
+        if step <= 2:  # of the first batch the policy learns one step later
+            assert torch.equal(stage.policy.chi, before)
+    assert drawn == [0, 0, 1, 2, 3, 4]
+    assert not torch.equal(stage.policy.chi, before)
+
+
 def test_the_student_trains_as_with_a_fixed_augmentation():
     """The search adds nothing to the student's gradient."""
     batch, gradients = detection_batch(), []
@@ -179,7 +195,10 @@ def vector_links(**dafa) -> dict:
     link = dict(
         student='neck',
         teacher='neck',
-        stages=[dict(type='kd_mm.DAFA', **dafa), dict(type='kd_mm.ConvAdapter')],
+        stages=[
+            dict(type='kd_mm.DAFA', start=0, **dafa),
+            dict(type='kd_mm.ConvAdapter'),
+        ],
         criterion=dict(type='kd_mm.MSELoss'),
     )
     return dict(pooled=link)
@@ -225,6 +244,7 @@ def test_the_teachers_side_must_not_change_behind_it():
         dict(operators=['Blur', 'Noise']),
         dict(operators=['Noise']),
         dict(search_epochs=-1),
+        dict(start=-1),
         dict(policies=0),
         dict(temperature=0),
         dict(lr=0),

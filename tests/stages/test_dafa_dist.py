@@ -19,7 +19,7 @@ def model():
         student='backbone',
         teacher='backbone',
         stages=[
-            dict(type='kd_mm.DAFA', lr=0.05),
+            dict(type='kd_mm.DAFA', start=0, lr=0.05),
             dict(type='kd_mm.ConvAdapter'),
             dict(type='kd_mm.DAM', top_k=2),
         ],

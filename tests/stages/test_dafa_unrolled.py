@@ -94,6 +94,7 @@ def test_the_search_step_leaves_everything_but_the_policy_alone(tmp_path, estima
         objective='unrolled',
         estimator=estimator,
         search_epochs=1,
+        start=0,
         lr=0.05,
     )
     adapter = dict(type='kd_mm.ConvAdapter', norm_cfg=dict(type='BN'), layers=2)
