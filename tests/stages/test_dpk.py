@@ -433,3 +433,20 @@ def test_two_ranks_have_the_ratio_and_gradients_of_one(tmp_path):
     for name, gradient in ours.items():
         error = (gradient - theirs[name]).abs().max()
         assert float(error) < 1e-5 * max(1.0, float(gradient.abs().max())), name
+
+
+def test_goes_with_kd_on_logits_in_a_classifier():
+    maps = dict(
+        student='backbone',
+        teacher='backbone',
+        stages=[dict(type='kd_mm.DPK', **TINY)],
+        criterion=dict(type='kd_mm.MSELoss'),
+    )
+    logits = dict(
+        student='head', teacher='head', criterion=dict(type='kd_mm.KDLoss', tau=1.0)
+    )
+    links = dict(maps=maps, logits=logits)
+    model = build(distill_cfg(toys.classifier(), toys.classifier(base=16), links))
+    logs = train_steps(model, classification_batch(8), 8, lr=0.05)
+    assert logs[-1]['loss_kd_maps'] < logs[0]['loss_kd_maps']
+    assert 'loss_kd_logits' in logs[-1] and 'kd_maps_ratio_0' in logs[-1]
