@@ -6,9 +6,7 @@ python benchmarks/dpk_digits.py            # 20 runs, about 45 minutes on one co
 
 from sweep import sweep
 
-DPK = dict(
-    type='kd_mm.DPK', patch=[2, 1, 1], encoder=(64, 2, 4), decoder=(64, 1, 4)
-)
+DPK = dict(type='kd_mm.DPK', patch=[2, 1, 1], encoder=(64, 2, 4), decoder=(64, 1, 4))
 CRITERION = dict(type='kd_mm.MSELoss', weight=2.0)
 METHODS = {
     'alone': None,
