@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from ..analysis.evaluate import evaluate
 from ..errors import ConfigError
 from ..registry import HOOKS
 
@@ -96,22 +97,11 @@ class DistillHook(Hook):
             stage.after_train_iter(runner)
 
     @staticmethod
-    @torch.no_grad()
     def _validate(runner: Runner, teacher: torch.nn.Module) -> None:
         """Evaluate the teacher as the student will be: same data, same metric."""
         loop = runner.val_loop
         if loop is None:
             raise ConfigError('teacher.validate=True needs a val_dataloader')
-        device = next(teacher.parameters()).device
-        for module in teacher.modules():
-            if hasattr(module, '_device'):
-                module._device = device
-        if hasattr(loop.dataloader.dataset, 'metainfo'):
-            loop.evaluator.dataset_meta = loop.dataloader.dataset.metainfo
-        for batch in loop.dataloader:
-            loop.evaluator.process(
-                data_samples=teacher.val_step(batch), data_batch=batch
-            )
-        metrics = loop.evaluator.evaluate(len(loop.dataloader.dataset))
+        metrics = evaluate(teacher, loop.dataloader, loop.evaluator)
         text = ', '.join(f'{name} {value:.4f}' for name, value in metrics.items())
         runner.logger.info(f'kd_mm: the teacher on the validation set: {text}')

@@ -1,0 +1,135 @@
+#!/usr/bin/env python
+"""Rank teachers for a student without training it.
+
+    python tools/rank_teachers.py configs/kd/retinanet_r101_r50_fitnet.py \
+        mmdet::retinanet/retinanet_r101_fpn_2x_coco.py=r101.pth \
+        mmdet::retinanet/retinanet_x101-64x4d_fpn_2x_coco.py=x101.pth \
+        --student work_dirs/plain/epoch_24.pth
+
+The first argument is a config of a distilled model: its student and its taps are used.
+A teacher is CONFIG=CHECKPOINT. How well can the student's features explain each
+teacher's? See "Ranking teachers" in docs/methods.md for what that says, and what not.
+"""
+
+import os.path as osp
+from pathlib import Path
+
+import torch
+from mmengine.device import get_device
+from mmengine.evaluator import Evaluator
+from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.runner import Runner, load_checkpoint
+from rich.console import Console
+
+from kd_mm.analysis.evaluate import evaluate
+from kd_mm.analysis.fit import plain_loader
+from kd_mm.analysis.teachers import (
+    Rating,
+    collect,
+    draw,
+    print_ranking,
+    probe,
+    write_json,
+)
+from kd_mm.errors import ConfigError
+from kd_mm.utils import cli
+from kd_mm.utils.export import check_fits, is_distilled
+from kd_mm.utils.session import Session
+
+
+def parse_args():
+    parser = cli.Parser(description='Rank teachers for a student')
+    parser.add_argument('config', help='config of a distilled model')
+    parser.add_argument('teachers', nargs='+', metavar='CONFIG=CHECKPOINT')
+    parser.add_argument(
+        '--student', metavar='CKPT', help="checkpoint; by default the config's start"
+    )
+    parser.add_argument('--images', type=int, default=500, help='default: %(default)s')
+    parser.add_argument('--steps', type=int, default=300, help='default: %(default)s')
+    parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    parser.add_argument(
+        '--evaluate', action='store_true', help='measure the teachers, too'
+    )
+    parser.add_argument('--out', help='folder; default: work_dirs/teachers/<config>')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=cli.CfgOptions, metavar='KEY=VALUE'
+    )
+    parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
+    return parser.parse_args()
+
+
+def build_model(cfg, teacher, student):
+    """The student with one of the teachers, and links that only tap."""
+    config, _, checkpoint = teacher.partition('=')
+    if not checkpoint:
+        raise ConfigError(f'{teacher}: a teacher is CONFIG=CHECKPOINT')
+    model_cfg = cfg.model.copy()
+    if cfg.get('data_preprocessor') is not None:
+        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model_cfg.teacher = dict(config=config, checkpoint=checkpoint)
+    model_cfg.inherit = ()
+    for link in model_cfg.links.values():  # compares any two widths, has no parameters
+        link.update(stages=[], criterion=dict(type='kd_mm.ATLoss'))
+        link.pop('schedule', None)
+    model = MODELS.build(model_cfg)
+    if student:
+        check_fits(model, student)
+        load_checkpoint(model, student, map_location='cpu')
+    else:
+        torch.manual_seed(0)  # the same student for all
+        model.init_weights()
+    return model.to(get_device())
+
+
+def main():
+    args = parse_args()
+    with Session():
+        cfg = cli.read_config(args)
+        cli.need(cfg, 'train_dataloader', 'measure')
+        if not is_distilled(cfg.get('model')):
+            raise ConfigError(
+                f'{args.config} has no teacher: model.type is kd_mm.Distill'
+            )
+        if args.images < 16 or args.steps < 1:
+            raise ConfigError('--images must be >= 16 and --steps >= 1')
+        if args.student:
+            cli.check_checkpoint(args.student, option='--student')
+        name = osp.splitext(osp.basename(args.config))[0]
+        out = Path(args.out or Path('work_dirs', 'teachers', name))
+        out.mkdir(parents=True, exist_ok=True)
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
+            rank(cfg, args, out)
+
+
+def rank(cfg, args, out):
+    """Probe one teacher after the other, print, write."""
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    loader = plain_loader(cfg, dataset, images=args.images, annotations=False)
+    ratings = []
+    for teacher in args.teachers:
+        model = build_model(cfg, teacher, args.student)
+        own = model.distiller.teacher.model
+        batches = collect(model, loader)
+        device = next(model.parameters()).device
+        found = probe(batches, steps=args.steps, seed=args.seed, device=device)
+        metric = None
+        if args.evaluate:
+            cli.need(cfg, 'val_dataloader', 'evaluate teachers')
+            evaluator = Evaluator(cfg.val_evaluator)
+            values = evaluate(
+                own, Runner.build_dataloader(cfg.val_dataloader), evaluator
+            )
+            metric = float(next(iter(values.values())))
+        parameters = sum(p.numel() for p in own.parameters()) / 1e6
+        name = osp.splitext(osp.basename(teacher.partition('=')[0]))[0]
+        ratings.append(Rating(name, *found, parameters, metric))
+    print_ranking(ratings, Console())
+    about = dict(config=args.config, student=args.student, teachers=args.teachers)
+    about.update(images=len(loader.dataset), steps=args.steps, seed=args.seed)
+    write_json(ratings, out / 'teachers.json', **about)
+    draw(ratings, out / 'teachers.png')
+    print(f'teachers.json and teachers.png are in {out}')
+
+
+if __name__ == '__main__':
+    main()
