@@ -258,18 +258,19 @@ def test_senseless_options_are_refused(wrong):
 # ---- in a run -----------------------------------------------------------------
 
 
-def run(folder, *, epochs=2, resume=False, **dafa):
+def run(folder, *, epochs=2, resume=False, hooks=(), **dafa):
     cfg = distill_cfg(
         toys.retinanet(), toys.retinanet(width=24), links(dam=True, **dafa)
     )
-    one = runner(cfg, folder, epochs=epochs, resume=resume)
+    one = runner(cfg, folder, epochs=epochs, resume=resume, custom_hooks=list(hooks))
     one.train()
     return one
 
 
 @pytest.mark.parametrize('estimator', ['gumbel', 'relax'])
-def test_resumes_bit_for_bit_in_the_middle_of_the_search(tmp_path, estimator):
-    options = dict(search_epochs=1.9, lr=0.05, estimator=estimator)
+@pytest.mark.parametrize('hooks', [(), (dict(type='EMAHook'),)], ids=['', 'ema'])
+def test_resumes_bit_for_bit_in_the_middle_of_the_search(tmp_path, estimator, hooks):
+    options = dict(search_epochs=1.9, lr=0.05, estimator=estimator, hooks=hooks)
     whole = run(tmp_path / 'whole', **options).model.state_dict()
     last = tmp_path / 'whole' / 'epoch_1.pth'
     (tmp_path / 'part').mkdir()

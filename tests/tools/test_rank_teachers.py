@@ -1,0 +1,39 @@
+"""tools/rank_teachers.py: a table, files, and one line for a mistake."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def test_ranks_teachers_and_refuses_what_is_none(toy, start):
+    work = toy / 'work'
+    process = start('train.py', toy / 'plain.py', '--work-dir', work)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    checkpoint = work / 'epoch_1.pth'
+    teacher = f'{toy / "plain.py"}={checkpoint}'
+
+    out = toy / 'out'
+    arguments = [toy / 'distilled.py', teacher, teacher, '--student', checkpoint]
+    options = ['--images', '16', '--steps', '5', '--evaluate', '--out', out]
+    process = start('rank_teachers.py', *arguments, *options)
+    said, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    assert 'Teachers, best first' in said and (out / 'teachers.png').is_file()
+    content = json.loads((out / 'teachers.json').read_text())
+    first, second = content['ratings']
+    assert first == second and first['teacher'] == 'plain'
+    assert first['cka'] == pytest.approx(1.0, abs=1e-3) and 'metric' in first
+
+    for arguments, message in (
+        ([toy / 'distilled.py', toy / 'plain.py'], 'CONFIG=CHECKPOINT'),
+        ([toy / 'plain.py', teacher], 'has no teacher'),
+        ([toy / 'distilled.py', f'{toy / "no.py"}={checkpoint}'], 'no.py'),
+    ):
+        process = start('rank_teachers.py', *arguments, '--out', out)
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 2, error
+        last = error.strip().splitlines()[-1]
+        assert last.startswith('error: ') and message in last
