@@ -1,0 +1,113 @@
+"""Decoupled knowledge distillation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..pair import FeaturePair
+from ..registry import MODELS
+from .base import Criterion
+
+
+def dkd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    tau: float = 4.0,
+) -> Tensor:
+    r""":math:`\tau^2 (\alpha \, TCKD + \beta \, NCKD)`, mean over images.
+
+    TCKD is the KL divergence of (target, all others), NCKD that of the others among
+    themselves.
+
+    Args:
+        student (Tensor): Logits, ``(N, K)``.
+        teacher (Tensor): Logits, ``(N, K)``.
+        target (Tensor): ``(N,)``, the class of each image.
+        alpha (float): Defaults to 1.0.
+        beta (float): Defaults to 8.0.
+        tau (float): Temperature. Defaults to 4.0.
+    """
+    own = F.one_hot(target, student.shape[1]).bool()
+    log_p, log_q = (x.div(tau).log_softmax(1) for x in (student, teacher))
+
+    def binary(log: Tensor) -> Tensor:  # (N, 2), log of target and of the rest
+        rest = log.masked_fill(own, -torch.inf).logsumexp(1)
+        return torch.stack([log[own], rest], 1)
+
+    two_p, two_q = binary(log_p), binary(log_q)
+    tckd = (two_q.exp() * (two_q - two_p)).sum(1)
+    # probabilities among the others: those of all over their sum
+    among_p, among_q = log_p - two_p[:, 1:], log_q - two_q[:, 1:]
+    gap = (among_q - among_p).masked_fill(own, 0)
+    terms = among_q.masked_fill(own, -torch.inf).exp() * gap
+    return tau * tau * (alpha * tckd + beta * terms.sum(1)).mean()
+
+
+def targets(samples: Sequence[Any], device: torch.device) -> Tensor:
+    """The class of every image; of mixed images the one with the largest share."""
+    found = []
+    for sample in samples:
+        if 'gt_score' in sample:
+            found.append(sample.gt_score.argmax())
+        else:
+            found.append(sample.gt_label.flatten()[0])
+    return torch.stack(found).to(device)
+
+
+@MODELS.register_module()
+class DKDLoss(Criterion):
+    """DKD, arXiv 2203.08679, equation 7. For classifiers: it needs each image's class.
+
+    Args:
+        alpha (float): Weight of the target class. Defaults to 1.0.
+        beta (float): Weight of the other classes. Defaults to 8.0; the paper's are
+            between 0.5 (ImageNet) and 8 (CIFAR-100), by pair.
+        tau (float): Temperature. Defaults to 4.0.
+        weight (float): Weight of the link. Defaults to 1.0.
+    """
+
+    weighted = False
+    sees_channel_order = False  # channels are classes: there is nothing to align
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 1.0,
+        beta: float = 8.0,
+        tau: float = 4.0,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(weight=weight)
+        if tau <= 0 or alpha < 0 or beta < 0:
+            raise ConfigError(
+                'DKDLoss needs tau > 0, alpha >= 0 and beta >= 0, got '
+                f'{tau}, {alpha}, {beta}'
+            )
+        self.alpha, self.beta, self.tau = alpha, beta, tau
+
+    def forward(self, pair: FeaturePair) -> Tensor:
+        """Weighted sum over the levels of ``pair``."""
+        student, teacher = pair.student[0], pair.teacher[0]
+        if len(pair.student) > 1 or student.ndim != 2 or student.shape != teacher.shape:
+            raise ConfigError(f'DKDLoss compares logits (N, K): {pair.shapes()}')
+        if pair.weight[0] is not None:
+            raise ConfigError(
+                'DKDLoss has no positions that a weight map could apply to'
+            )
+        with torch.autocast(student.device.type, enabled=False):
+            return self.weight * dkd_loss(
+                student.float(),
+                teacher.float(),
+                targets(pair.samples, student.device),
+                alpha=self.alpha,
+                beta=self.beta,
+                tau=self.tau,
+            )
