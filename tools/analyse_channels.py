@@ -12,16 +12,14 @@ import os.path as osp
 import time
 from pathlib import Path
 
-from mmengine.device import get_device
-from mmengine.registry import DATASETS, MODELS, DefaultScope
-from mmengine.runner import load_checkpoint
+from mmengine.registry import DATASETS, DefaultScope
 from rich.console import Console
 
 from kd_mm.analysis.fit import plain_loader
 from kd_mm.analysis.moments import KINDS
 from kd_mm.errors import ConfigError
 from kd_mm.utils import cli
-from kd_mm.utils.export import check_fits, is_distilled
+from kd_mm.utils.distilled import build_distilled
 from kd_mm.utils.session import Session
 
 
@@ -50,25 +48,6 @@ def parse_args():
     return parser.parse_args()
 
 
-def build_model(cfg, args):
-    """The distilled model on the device, with the weights asked for."""
-    if not is_distilled(cfg.get('model')):
-        raise ConfigError(f'{args.config} has no teacher: model.type is kd_mm.Distill')
-    model_cfg = cfg.model.copy()
-    if cfg.get('data_preprocessor') is not None:
-        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
-    if args.teacher:
-        model_cfg.teacher.checkpoint = args.teacher
-    model = MODELS.build(model_cfg)
-    if args.student:
-        cli.check_checkpoint(args.student, option='--student')
-        check_fits(model, args.student)
-        load_checkpoint(model, args.student, map_location='cpu')
-    else:
-        model.init_weights()
-    return model.to(get_device())
-
-
 def main():
     args = parse_args()
     with Session():
@@ -89,7 +68,9 @@ def report(cfg, args, out):
     from kd_mm.analysis.report import measure, print_tables, write_json
 
     start = time.time()
-    model = build_model(cfg, args)
+    if args.teacher:
+        cfg.model.teacher.checkpoint = args.teacher
+    model = build_distilled(cfg, args.config, student=args.student)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     loader = plain_loader(cfg, dataset, images=args.images, annotations=True)
     reports = measure(model, loader, similarity=args.similarity, k=args.top_k)

@@ -11,14 +11,13 @@ every position. Goes to the config's visualisation backends, in --out.
 import os.path as osp
 
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.device import get_device
-from mmengine.registry import MODELS, VISBACKENDS, DefaultScope
+from mmengine.registry import VISBACKENDS, DefaultScope
 from mmengine.runner import load_checkpoint
 from mmengine.visualization import Visualizer
 
 from kd_mm.errors import ConfigError
 from kd_mm.utils import cli
-from kd_mm.utils.export import is_distilled
+from kd_mm.utils.distilled import build_distilled
 from kd_mm.utils.session import Session
 
 
@@ -35,22 +34,16 @@ def parse_args():
     return parser.parse_args()
 
 
-def build_model(cfg, args):
-    """The distilled model with all weights of the checkpoint, and the checkpoint."""
-    if not is_distilled(cfg.get('model')):
-        raise ConfigError(f'{args.config} has no teacher: model.type is kd_mm.Distill')
-    model_cfg = cfg.model.copy()
-    if cfg.get('data_preprocessor') is not None:
-        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = MODELS.build(model_cfg)
-    checkpoint = load_checkpoint(model, args.checkpoint, map_location='cpu')
+def load(model, path):
+    """Load a checkpoint that covers the distiller, and return it."""
+    checkpoint = load_checkpoint(model, path, map_location='cpu')
     missing, _ = model.distiller.load_status(checkpoint.get('state_dict', checkpoint))
     if missing:
         raise ConfigError(
-            f'{args.checkpoint} lacks {len(missing)} tensors of the distiller '
-            f'({missing[0]}, ...): it was trained with other links, or exported'
+            f'{path} lacks {len(missing)} tensors of the distiller ({missing[0]}, '
+            '...): it was trained with other links, or exported'
         )
-    return model.to(get_device()), checkpoint
+    return checkpoint
 
 
 def main():
@@ -74,7 +67,8 @@ def draw(cfg, args, out):
     from kd_mm.analysis.sokd_figures import areas_figure, policy_figure
     from kd_mm.hooks.draw_hook import policy_courses
 
-    model, checkpoint = build_model(cfg, args)
+    model = build_distilled(cfg, args.config)
+    checkpoint = load(model, args.checkpoint)
     dam_stages(model)
     pipeline = Compose(plain_pipeline(cfg, annotations=False))
     loader = [

@@ -11,14 +11,13 @@ A teacher is CONFIG=CHECKPOINT. How well can the student's features explain each
 teacher's? See "Ranking teachers" in docs/methods.md for what that says, and what not.
 """
 
+import copy
 import os.path as osp
 from pathlib import Path
 
-import torch
-from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
-from mmengine.registry import DATASETS, MODELS, DefaultScope
-from mmengine.runner import Runner, load_checkpoint
+from mmengine.registry import DATASETS, DefaultScope
+from mmengine.runner import Runner
 from rich.console import Console
 
 from kd_mm.analysis.evaluate import evaluate
@@ -33,7 +32,8 @@ from kd_mm.analysis.teachers import (
 )
 from kd_mm.errors import ConfigError
 from kd_mm.utils import cli
-from kd_mm.utils.export import check_fits, is_distilled
+from kd_mm.utils.distilled import build_distilled
+from kd_mm.utils.export import is_distilled
 from kd_mm.utils.session import Session
 
 
@@ -58,27 +58,18 @@ def parse_args():
     return parser.parse_args()
 
 
-def build_model(cfg, teacher, student):
-    """The student with one of the teachers, and links that only tap."""
+def with_teacher(cfg, teacher):
+    """The config with one of the teachers, and links that only tap."""
     config, _, checkpoint = teacher.partition('=')
     if not checkpoint:
         raise ConfigError(f'{teacher}: a teacher is CONFIG=CHECKPOINT')
-    model_cfg = cfg.model.copy()
-    if cfg.get('data_preprocessor') is not None:
-        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model_cfg.teacher = dict(config=config, checkpoint=checkpoint)
-    model_cfg.inherit = ()
-    for link in model_cfg.links.values():  # compares any two widths, has no parameters
+    cfg = copy.deepcopy(cfg)
+    cfg.model.teacher = dict(config=config, checkpoint=checkpoint)
+    cfg.model.pop('inherit', None)
+    for link in cfg.model.links.values():  # compares any two widths, has no parameters
         link.update(stages=[], criterion=dict(type='kd_mm.ATLoss'))
         link.pop('schedule', None)
-    model = MODELS.build(model_cfg)
-    if student:
-        check_fits(model, student)
-        load_checkpoint(model, student, map_location='cpu')
-    else:
-        torch.manual_seed(0)  # the same student for all
-        model.init_weights()
-    return model.to(get_device())
+    return cfg
 
 
 def main():
@@ -92,8 +83,6 @@ def main():
             )
         if args.images < 16 or args.steps < 1:
             raise ConfigError('--images must be >= 16 and --steps >= 1')
-        if args.student:
-            cli.check_checkpoint(args.student, option='--student')
         name = osp.splitext(osp.basename(args.config))[0]
         out = Path(args.out or Path('work_dirs', 'teachers', name))
         out.mkdir(parents=True, exist_ok=True)
@@ -107,7 +96,8 @@ def rank(cfg, args, out):
     loader = plain_loader(cfg, dataset, images=args.images, annotations=False)
     ratings = []
     for teacher in args.teachers:
-        model = build_model(cfg, teacher, args.student)
+        one = with_teacher(cfg, teacher)
+        model = build_distilled(one, args.config, student=args.student)
         own = model.distiller.teacher.model
         batches = collect(model, loader)
         device = next(model.parameters()).device

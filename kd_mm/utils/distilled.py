@@ -1,0 +1,43 @@
+"""Distilled models for the tools that look at them."""
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import MODELS
+from mmengine.runner import load_checkpoint
+from torch import nn
+
+from ..errors import ConfigError
+from . import cli
+from .export import check_fits, is_distilled
+
+
+def build_distilled(cfg: Config, path: str, *, student: str | None = None) -> nn.Module:
+    """Build the distilled model of a config on the device at hand.
+
+    Args:
+        cfg (Config): The config.
+        path (str): Its file, for messages.
+        student (str, optional): Checkpoint of the student, plain or of a run; without
+            it the student starts as the config says, with a fixed seed.
+            Defaults to None.
+
+    Raises:
+        ConfigError: If the config does not distil, or the checkpoint does not fit.
+    """
+    if not is_distilled(cfg.get('model')):
+        raise ConfigError(f'{path} has no teacher: model.type is kd_mm.Distill')
+    if student:
+        cli.check_checkpoint(student, option='--student')
+    model_cfg = cfg.model.copy()
+    if cfg.get('data_preprocessor') is not None:
+        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = MODELS.build(model_cfg)
+    if student:
+        check_fits(model, student)
+        load_checkpoint(model, student, map_location='cpu')
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model.init_weights()
+    return model.to(get_device())
