@@ -17,6 +17,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from ..errors import ConfigError
 
 UNREADABLE = (EOFError, pickle.UnpicklingError)
+GRACE = 30  # seconds that other ranks leave rank 0 to tell what is wrong
 
 
 class _Started(Hook):
@@ -118,6 +119,11 @@ class Session:
             return
         if not self.started and _rank() == 0:
             self._remove_work_dir()
+        if _local_rank():
+            # torchrun ends the others as soon as one has failed. Rank 0 meets the same
+            # mistake and tells; if this process still lives then, it was alone with it.
+            time.sleep(GRACE)
+            print(f'error: rank {_rank()}: {line}', file=sys.stderr, flush=True)
         self._say(f'error: {line}')
         raise SystemExit(2) from None
 
@@ -130,7 +136,7 @@ class Session:
 
     def _say(self, line):
         # Every process of a node meets the same mistake: one of them speaks.
-        if int(os.environ.get('LOCAL_RANK', 0)) == 0:
+        if not _local_rank():
             sys.stdout.flush()
             print(line, file=sys.stderr, flush=True)
 
@@ -215,6 +221,10 @@ def one_line(error, *, started):
     if isinstance(error, UNREADABLE) or 'PytorchStreamReader' in text:
         return f'a checkpoint or weights file cannot be read: {text}'
     return None
+
+
+def _local_rank():
+    return int(os.environ.get('LOCAL_RANK', 0))
 
 
 def _rank():

@@ -292,3 +292,14 @@ def test_dist_train_checks_its_arguments(toy, start):
     ):
         code, _, err = finish(start('dist_train.sh', *arguments))
         assert code == 2 and message in err
+
+
+def test_rank_0_tells_what_is_wrong_before_torchrun_ends_it(monkeypatch, capsys):
+    waited = []
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    monkeypatch.setenv('RANK', '1')
+    monkeypatch.setattr('kd_mm.utils.session.time.sleep', waited.append)
+    with pytest.raises(SystemExit) as exit_info, Session():
+        raise ConfigError('a typo')
+    assert exit_info.value.code == 2 and waited and waited[0] >= 10
+    assert capsys.readouterr().err == 'error: rank 1: a typo\n'
