@@ -194,7 +194,7 @@ def ranked(ratings: Sequence[Rating]) -> list[Rating]:
 
 def print_ranking(ratings: Sequence[Rating], console: Console) -> None:
     """Show the table."""
-    table = Table(title='Teachers, best first', title_justify='left')
+    table = Table(title='Teachers, best explained by the student first', title_justify='left')
     for column in ('', 'teacher', 'error', 'CKA', 'ratio', 'parameters', 'own metric'):
         table.add_column(column)
     for place, r in enumerate(ranked(ratings), 1):
