@@ -19,6 +19,7 @@ from .cka import cka
 from .fit import feature_pairs, undisturbed
 
 MEMORY = 4 * 2**30  # bytes of features that are kept
+CELLS = 16  # on a side, at most: larger maps are averaged down before they are kept
 TOKENS = 8  # on a side, at most
 SIZE = Size(64, 2, 4)
 HELD_OUT = 0.25  # part of the batches that is measured on
@@ -51,6 +52,9 @@ class Rating:
 def collect(model: nn.Module, loader: Iterable[dict]) -> list[Batch]:
     """Features of both sides of every link, on the host.
 
+    Maps of more than 16 cells on a side are averaged down to 16 on the longer one, so
+    that some hundred images of a detector fit into memory.
+
     Args:
         model (nn.Module): A distilled model, not wrapped.
         loader (Iterable[dict]): Un-augmented batches.
@@ -64,7 +68,7 @@ def collect(model: nn.Module, loader: Iterable[dict]) -> list[Batch]:
     with undisturbed(model):
         for pairs in feature_pairs(model, loader, names, title='kd_mm: features'):
             batch = [
-                (s.float().cpu(), t.float().cpu())
+                _smaller(s.float(), t.float())
                 for pair in pairs.values()
                 for s, t in zip(pair.student, pair.teacher, strict=True)
             ]
@@ -76,6 +80,16 @@ def collect(model: nn.Module, loader: Iterable[dict]) -> list[Batch]:
                     'use fewer --images'
                 )
     return batches
+
+
+def _smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sides of a level, averaged down alike, on the host."""
+    size = student.shape[2:]
+    if len(size) == 2 and size == teacher.shape[2:] and max(size) > CELLS:
+        size = [max(1, round(n * CELLS / max(size))) for n in size]
+        student = F.adaptive_avg_pool2d(student, size)
+        teacher = F.adaptive_avg_pool2d(teacher, size)
+    return student.cpu(), teacher.cpu()
 
 
 def probe(
@@ -110,7 +124,7 @@ def probe(
                 'the probe needs maps of equal size, got student '
                 f'{tuple(student.shape)} and teacher {tuple(teacher.shape)}'
             )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([device] if device.type == 'cuda' else []):
         torch.manual_seed(seed)
         nets = nn.ModuleList(_net(s, t) for s, t in batches[0]).to(device)
         scales = _variances(own)
@@ -188,13 +202,17 @@ def _alike(batches: Sequence[Batch], level: int) -> Tensor:
 
 
 def ranked(ratings: Sequence[Rating]) -> list[Rating]:
-    """The teacher whose features the student explains best comes first."""
+    """The teacher whose features the student explains best comes first.
+
+    That is not the one to learn most from: read it with the teacher's own metric.
+    """
     return sorted(ratings, key=lambda rating: rating.error)
 
 
 def print_ranking(ratings: Sequence[Rating], console: Console) -> None:
     """Show the table."""
-    table = Table(title='Teachers, best explained by the student first', title_justify='left')
+    title = 'Teachers, best explained by the student first'
+    table = Table(title=title, title_justify='left')
     for column in ('', 'teacher', 'error', 'CKA', 'ratio', 'parameters', 'own metric'):
         table.add_column(column)
     for place, r in enumerate(ranked(ratings), 1):
@@ -211,7 +229,7 @@ def write_json(ratings: Sequence[Rating], path: Path, **about) -> None:
 
 
 def draw(ratings: Sequence[Rating], path: Path) -> None:
-    """Error and CKA as bars, best first."""
+    """Error and CKA as bars, the lowest error first."""
     import matplotlib
 
     matplotlib.use('Agg')

@@ -21,7 +21,8 @@ def test_ranks_teachers_and_refuses_what_is_none(toy, start):
     process = start('rank_teachers.py', *arguments, *options)
     said, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
-    assert 'best explained by the student first' in said and (out / 'teachers.png').is_file()
+    assert 'best explained by the student first' in said
+    assert (out / 'teachers.png').is_file()
     content = json.loads((out / 'teachers.json').read_text())
     first, second = content['ratings']
     assert first == second and first['teacher'] == 'plain'
