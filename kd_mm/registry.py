@@ -5,6 +5,7 @@ MMEngine imports this module when it meets the scope ``kd_mm`` in a config, and 
 ``default_scope`` is needed.
 """
 
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_CONSTRUCTORS
@@ -15,7 +16,15 @@ MODELS = Registry(
     'model',
     parent=MMENGINE_MODELS,
     scope='kd_mm',
-    locations=['kd_mm.distill', 'kd_mm.stages', 'kd_mm.criteria'],
+    locations=[
+        'kd_mm.distill',
+        'kd_mm.stages',
+        'kd_mm.criteria',
+        'kd_mm.backbones',
+    ],
+)
+DATASETS = Registry(
+    'dataset', parent=MMENGINE_DATASETS, scope='kd_mm', locations=['kd_mm.datasets']
 )
 HOOKS = Registry(
     'hook', parent=MMENGINE_HOOKS, scope='kd_mm', locations=['kd_mm.hooks']
