@@ -2,24 +2,30 @@
 
 from .attention import ATLoss, attention_loss, attention_map
 from .base import Criterion
+from .crd import CRDLoss, nce_loss
 from .cwd import CWDLoss, cwd_loss
 from .dist import DISTLoss, dist_loss
 from .dkd import DKDLoss, dkd_loss
 from .fgd import FGDLoss
+from .hcl import HCLLoss, hcl_loss
 from .kd import KDLoss, binary_kd_loss, kd_loss
 from .mse import MSELoss, mse_loss
+from .ofd import OFDLoss, partial_l2_loss
 from .pkd import PKDLoss, pkd_loss, standardise
 from .similarity import SPLoss, similarity_loss
 
 __all__ = [
     'ATLoss',
+    'CRDLoss',
     'CWDLoss',
     'Criterion',
     'DISTLoss',
     'DKDLoss',
     'FGDLoss',
+    'HCLLoss',
     'KDLoss',
     'MSELoss',
+    'OFDLoss',
     'PKDLoss',
     'SPLoss',
     'attention_loss',
@@ -28,8 +34,11 @@ __all__ = [
     'cwd_loss',
     'dist_loss',
     'dkd_loss',
+    'hcl_loss',
     'kd_loss',
     'mse_loss',
+    'nce_loss',
+    'partial_l2_loss',
     'pkd_loss',
     'similarity_loss',
     'standardise',

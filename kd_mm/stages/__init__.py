@@ -6,6 +6,20 @@ from .conv_adapter import ConvAdapter
 from .dafa import DAFA
 from .dam import DAM
 from .dpk import DPK
+from .mgd import MGD
+from .ofd import OFD
 from .resize import Resize
+from .review import ReviewKD
 
-__all__ = ['DAFA', 'DAM', 'DPK', 'ChannelAlign', 'ConvAdapter', 'Resize', 'Stage']
+__all__ = [
+    'DAFA',
+    'DAM',
+    'DPK',
+    'MGD',
+    'OFD',
+    'ChannelAlign',
+    'ConvAdapter',
+    'Resize',
+    'ReviewKD',
+    'Stage',
+]
