@@ -72,9 +72,11 @@ def train(cfg: Config, *hooks) -> Runner:
     return runner
 
 
-def metric(runner: Runner, name: str = 'coco/bbox_mAP') -> float:
+def metric(
+    runner: Runner, name: str = 'coco/bbox_mAP', *, scale: float = 100.0
+) -> float:
     """A validation metric in percent."""
-    return 100 * runner.message_hub.get_scalar(f'val/{name}').current()
+    return scale * runner.message_hub.get_scalar(f'val/{name}').current()
 
 
 def mean_std(values: list[float]) -> str:

@@ -25,10 +25,12 @@ import torch
 from digits_runs import ROOT, mean_std
 from rich.console import Console
 from rich.table import Table
-from suites import SUITES, Suite
+from suites import DETECTION, Suite
+from suites_cls import CIFAR10
 from tables import refresh
 
 RESULTS = ROOT / 'benchmarks/results'
+SUITES = {suite.name: suite for suite in (DETECTION, CIFAR10)}
 
 
 def results(suite: Suite) -> Path:

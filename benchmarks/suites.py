@@ -23,6 +23,8 @@ class Suite:
         base (str): The method that the others are compared with.
         setting (dict): Defaults of what can be set, e.g. images and epochs.
         trial_size (tuple): Of :func:`kd_mm.distill.Distill`.
+        scale (float): From a metric to percent.
+        guide (dict): More of :class:`kd_mm.teacher.Teacher`, e.g. its dtype.
     """
 
     name: str
@@ -35,6 +37,8 @@ class Suite:
     base: str
     setting: dict = field(default_factory=dict)
     trial_size: tuple[int, int] = (128, 128)
+    scale: float = 100.0
+    guide: dict = field(default_factory=dict)
 
     def run(self, method: str, folder: Path, *, seed: int, **setting) -> dict:
         """Metrics, in percent, of one student after training."""
@@ -46,14 +50,16 @@ class Suite:
                 type='kd_mm.Distill',
                 student=cfg.model.to_dict(),
                 teacher=dict(
-                    config=str(self.teacher), checkpoint=str(self.checkpoint())
+                    config=str(self.teacher),
+                    checkpoint=str(self.checkpoint()),
+                    **self.guide,
                 ),
                 links=links,
                 trial_size=self.trial_size,
             )
         runner = train(cfg)
         return {
-            column: round(float(metric(runner, name)), 2)
+            column: round(float(metric(runner, name, scale=self.scale)), 2)
             for column, name in self.metrics.items()
         }
 
@@ -111,7 +117,7 @@ DIGITS = {
     'FitNet weight 6': neck(ADAPTER, criterion=dict(MSE, weight=6.0)),
 }
 
-_digits = Suite(
+DETECTION = Suite(
     name='digits',
     about='RetinaNet on handwritten digits over photographs',
     teacher=TEACHER,
@@ -122,5 +128,3 @@ _digits = Suite(
     base='FitNet',
     setting=dict(images=600, epochs=8),
 )
-
-SUITES = {suite.name: suite for suite in (_digits,)}

@@ -6,6 +6,7 @@ MMEngine imports this module when it meets the scope ``kd_mm`` in a config, and 
 """
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_CONSTRUCTORS
@@ -25,6 +26,9 @@ MODELS = Registry(
 )
 DATASETS = Registry(
     'dataset', parent=MMENGINE_DATASETS, scope='kd_mm', locations=['kd_mm.datasets']
+)
+FUNCTIONS = Registry(
+    'function', parent=MMENGINE_FUNCTIONS, scope='kd_mm', locations=['kd_mm.datasets']
 )
 HOOKS = Registry(
     'hook', parent=MMENGINE_HOOKS, scope='kd_mm', locations=['kd_mm.hooks']

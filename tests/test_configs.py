@@ -11,7 +11,11 @@ from mmengine.registry import MODELS, DefaultScope
 import kd_mm  # noqa: F401  makes `kd_mm::` known to MMEngine
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted((ROOT / 'configs').glob('kd*/**/*.py'))
+CONFIGS = sorted(
+    path
+    for path in (ROOT / 'configs').glob('kd*/**/*.py')
+    if '_base_' not in path.parts
+)
 names = {'ids': lambda path: str(path.relative_to(ROOT / 'configs'))}
 
 

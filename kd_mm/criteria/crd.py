@@ -1,5 +1,6 @@
 """Contrastive representation distillation with memory banks (CRD)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,20 +23,19 @@ def nce_loss(positive: Tensor, negative: Tensor, valid: Tensor, images: int) -> 
     valid negatives of the image.
 
     Args:
-        positive (Tensor): p, ``(N,)``, the normalised critic on pairs of one image.
-        negative (Tensor): q, ``(N, K)``, on pairs of different images.
+        positive (Tensor): log p, ``(N,)``, the normalised critic on pairs of one image.
+        negative (Tensor): log q, ``(N, K)``, on pairs of different images.
         valid (Tensor): ``(N, K)``, bool: which negatives count.
         images (int): M, the number of images in the data set.
     """
-    noise = valid.sum(1, keepdim=True).to(negative.dtype) / images
-    hit = (positive[:, None] / (positive[:, None] + noise)).log().squeeze(1)
-    # log(1) where a negative does not count
-    missed = (noise / (negative + noise)).masked_fill(~valid, 1).log().sum(1)
+    noise = (valid.sum(1, keepdim=True).to(negative.dtype) / images).log()
+    hit = F.logsigmoid(positive - noise.squeeze(1))
+    missed = F.logsigmoid(noise - negative).masked_fill(~valid, 0).sum(1)
     return -(hit + missed).mean()
 
 
-def indices_of(samples: Sequence[Any], images: int, device: torch.device) -> Tensor:
-    """Each sample's place in the data set, ``(N,)``.
+def indices_of(samples: Sequence[Any], images: int) -> list[int]:
+    """Each sample's place in the data set.
 
     Raises:
         ConfigError: If a sample has none, or one beyond ``images``.
@@ -46,39 +46,47 @@ def indices_of(samples: Sequence[Any], images: int, device: torch.device) -> Ten
             'CRDLoss remembers every image of the data set, and the data samples have '
             "no sample_idx: add 'sample_idx' to the meta_keys of PackInputs"
         )
-    if max(found) >= images or min(found) < 0:
+    if max(found) >= images:
         raise ConfigError(
             f'CRDLoss(images={images}) met image {max(found)}: images is the size of '
             'the training set'
         )
-    return torch.tensor(found).to(device, non_blocking=True)
+    return found
 
 
 @MODELS.register_module()
 class CRDLoss(Criterion):
-    """CRD, arXiv 1910.10699, equations 17 and 18, on pooled vectors.
+    """CRD, arXiv 1910.10699, equation 18 (as the authors' code numbers it), on vectors.
 
     Both sides are projected to ``dim`` and to unit length. A pair of teacher and
-    student vectors of one image is told apart from pairs of different images, whose
-    vectors come from a memory bank of each side; the banks follow with ``momentum``,
-    by the images' ``sample_idx``. The normalising constants are estimated on the first
-    batch, as in the authors' code.
+    student vectors of one image is told apart from pairs of different images, in both
+    directions. All partners, the positive too, come from a memory bank of the other
+    side, which the images' ``sample_idx`` points into and which follows with
+    ``momentum`` after the loss was taken. The normalising constants are estimated on
+    the first batch and kept, as in the authors' code.
 
     Our choices: one draw of negatives serves the whole batch of a rank, which makes the
-    comparison a matrix product (the authors draw for every image); negatives whose
-    class is known to be the image's own are left out (the authors draw from the other
-    classes). Ranks exchange what they put into the banks, which therefore agree.
+    comparison a matrix product (the authors draw for every image, from the other
+    classes); negatives whose class is known to be the image's own are left out, and N
+    counts those that stay. The draw is seeded by the batch's own indices: it differs
+    between ranks and batches, and is the same again in a resumed run. Ranks exchange
+    what they put into the banks, which therefore agree; they need batches of one size,
+    as MMEngine's samplers give.
 
     The two banks and the labels take ``images * (8 * dim + 8)`` bytes on the device and
-    in the checkpoint: 52 MB for CIFAR at 128. With gradient accumulation the banks
-    follow in every step; an EMA copy has banks of its own that are never used.
+    in the checkpoint: 52 MB for CIFAR, 1.3 GB for ImageNet at 128. With gradient
+    accumulation the banks follow in every iteration, also where the weights do not;
+    EMAHook copies them, and nothing reads the copy. A mixed image counts as the one it
+    has ``sample_idx`` of, with the class of the largest share. ConcatDataset counts
+    every part from 0, so that its parts would share entries of the banks.
 
     Args:
         images (int): Size of the training set. Defaults to 50000.
         negatives (int): Drawn in a step. Defaults to 16384.
         dim (int): Of the embedding. Defaults to 128.
         tau (float): Temperature. Defaults to 0.07.
-        momentum (float): Share of the old vector in a bank. Defaults to 0.5.
+        momentum (float): Share of the old vector in a bank, in [0, 1).
+            Defaults to 0.5.
         weight (float): Weight of the link. Defaults to 0.8, the authors'.
 
     Shapes:
@@ -115,9 +123,9 @@ class CRDLoss(Criterion):
             bank = F.normalize(torch.randn(images, dim), dim=1)
             self.register_buffer(f'bank_{side}', bank)
         self.register_buffer('labels', torch.full((images,), -1))
+        # log Z of either direction; 0 until the first batch, on the device because
+        # the host need not know
         self.register_buffer('constants', torch.zeros(2))
-        self._constants_known = False  # the same on the host
-        self.register_load_state_dict_post_hook(_read_constants)
 
     def setup(self, pair: FeaturePair) -> None:
         sides = dict(student=pair.student, teacher=pair.teacher)
@@ -135,70 +143,79 @@ class CRDLoss(Criterion):
             raise ConfigError(
                 'CRDLoss has no positions that a weight map could apply to'
             )
+        # Stages that only measure pass a detached student: nothing is remembered then
+        learns = self.training and pair.student[0].requires_grad
         device = pair.student[0].device
+        if self.training:
+            found = indices_of(pair.samples, self.images)
+        else:  # the trial before training has no data set
+            found = [i % self.images for i in range(len(pair.student[0]))]
+        where = torch.tensor(found).to(device, non_blocking=True)
+        classes = targets(pair.samples, device)
         with torch.autocast(device.type, enabled=False):
             student = self._embed('student', pair.student[0])
             teacher = self._embed('teacher', pair.teacher[0])
-            if self.training:
-                where = indices_of(pair.samples, self.images, device)
-            else:  # the trial before training has no data set
-                where = torch.arange(len(student), device=device) % self.images
-            classes = targets(pair.samples, device)
-            loss = self.weight * self._contrast(student, teacher, where, classes)
-        if self.training:
-            self._remember(student, teacher, where, classes)
-        return loss
+            drawn = self._draw(found, device)
+            valid = (self.labels[drawn] != classes[:, None]) & (drawn != where[:, None])
+            critics = [
+                self._critic(student, self.bank_teacher, where, drawn),
+                self._critic(teacher, self.bank_student, where, drawn),
+            ]
+            constants = self._constants(critics, keep=learns)
+            terms = [
+                nce_loss(p - log_z, q - log_z, valid, self.images)
+                for (p, q), log_z in zip(critics, constants, strict=True)
+            ]
+            if learns:
+                self._remember(student, teacher, where, classes)
+            return self.weight * torch.stack(terms).sum()
 
     def _embed(self, side: str, feature: Tensor) -> Tensor:
         return F.normalize(self.projections[side](feature.float()), dim=1)
 
-    def _contrast(
-        self, student: Tensor, teacher: Tensor, where: Tensor, classes: Tensor
-    ) -> Tensor:
-        """Each side against the other's bank."""
-        drawn = torch.randint(self.images, (self.negatives,), device=where.device)
-        valid = (self.labels[drawn] != classes[:, None]) & (drawn != where[:, None])
-        critics = [
-            (
-                ((own * bank[where]).sum(1) / self.tau).exp(),
-                (own @ bank[drawn].T / self.tau).exp(),
-            )
-            for own, bank in (
-                (student, self.bank_teacher),
-                (teacher, self.bank_student),
-            )
-        ]
-        if self.training and not self._constants_known:
-            self._set_constants(critics)
-        scale = self.constants if self._constants_known else self._estimate(critics)
-        return sum(
-            nce_loss(p / scale[i], q / scale[i], valid, self.images)
-            for i, (p, q) in enumerate(critics)
+    def _draw(self, found: list[int], device: torch.device) -> Tensor:
+        """Images of the negatives, ``(K,)``."""
+        generator = torch.Generator(device).manual_seed(hash(tuple(found)) % 2**63)
+        return torch.randint(
+            self.images, (self.negatives,), generator=generator, device=device
         )
 
-    @torch.no_grad()
-    def _estimate(self, critics: list[tuple[Tensor, Tensor]]) -> Tensor:
-        return self.images * torch.stack([q.mean() for _, q in critics])
+    def _critic(
+        self, own: Tensor, bank: Tensor, where: Tensor, drawn: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logarithms on the positives, ``(N,)``, and on the negatives, ``(N, K)``."""
+        positive = (own * bank[where]).sum(1) / self.tau
+        return positive, own @ bank[drawn].T / self.tau
 
-    def _set_constants(self, critics: list[tuple[Tensor, Tensor]]) -> None:
-        found = self._estimate(critics)
-        all_reduce(found, op='mean')
-        self.constants.copy_(found)
-        self._constants_known = True
+    @torch.no_grad()
+    def _constants(self, critics: list[tuple[Tensor, Tensor]], *, keep: bool) -> Tensor:
+        """log Z, ``(2,)``: those known, or M times the mean of this batch's critics."""
+        negatives = torch.stack([q.detach() for _, q in critics]).flatten(1)
+        found = negatives.logsumexp(1) + math.log(self.images / negatives.shape[1])
+        if keep:
+            all_reduce(found, op='mean')
+        constants = torch.where(self.constants == 0, found, self.constants)
+        if keep:
+            self.constants.copy_(constants)
+        return constants
 
     @torch.no_grad()
     def _remember(
         self, student: Tensor, teacher: Tensor, where: Tensor, classes: Tensor
     ) -> None:
         """Let the banks follow, by what all ranks have seen."""
-        where, classes = (torch.cat(all_gather(v)) for v in (where, classes))
-        for bank, new in ((self.bank_student, student), (self.bank_teacher, teacher)):
-            new = torch.cat(all_gather(new.detach()))
+        where, classes = torch.cat(all_gather(torch.stack([where, classes])), 1)
+        both = torch.cat(all_gather(torch.cat([student, teacher], 1)))
+        # An image may come more than once, and the order of writing is undefined:
+        # every copy writes what the first one does
+        first = (where[:, None] == where).to(torch.uint8).argmax(1)
+        for bank, new in zip(
+            (self.bank_student, self.bank_teacher),
+            both[first].split(self.dim, 1),
+            strict=True,
+        ):
             mean = self.momentum * bank[where] + (1 - self.momentum) * new
-            bank[where] = F.normalize(mean, dim=1)
-        self.labels[where] = classes
-
-
-def _read_constants(module: CRDLoss, incompatible) -> None:
-    """After a checkpoint was loaded, the host knows again what the buffer says."""
-    module._constants_known = bool(module.constants.any())
+            # One overflow under AMP must not stay in the bank
+            fine = mean.isfinite().all(1, keepdim=True)
+            bank[where] = torch.where(fine, F.normalize(mean, dim=1), bank[where])
+        self.labels[where] = classes[first]

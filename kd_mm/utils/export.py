@@ -131,7 +131,7 @@ def export_student(path, out, *, weights='saved', config=None, half=False, force
     """
     if weights not in ('saved', 'ema', 'raw'):
         raise ConfigError(f"weights must be 'saved', 'ema' or 'raw', got {weights!r}")
-    _check_paths(path, out, force=force)
+    check_paths(path, out, force=force)
     try:
         # A run's checkpoint holds MMEngine's own classes beside tensors.
         checkpoint = torch.load(path, map_location='cpu', weights_only=False)
@@ -144,8 +144,8 @@ def export_student(path, out, *, weights='saved', config=None, half=False, force
     student = {k: v for k, v in state.items() if not k.startswith(DISTILLER)}
     meta = checkpoint.get('meta') or {}
     cfg = plain_student(_read_config(meta, config, path))
-    model = _build(cfg)
-    _check_strict(model, student, path)
+    model = build_plain(cfg)
+    check_strict(model, student, path)
     if half:
         student = {
             k: v.half() if v.is_floating_point() else v for k, v in student.items()
@@ -153,7 +153,7 @@ def export_student(path, out, *, weights='saved', config=None, half=False, force
 
     kept = {key: meta[key] for key in KEPT_META if key in meta}
     kept |= {'cfg': cfg.pretty_text, 'kd_mm_version': __version__, 'weights': taken}
-    _save_atomically({'meta': kept, 'state_dict': student}, out)
+    save_atomically({'meta': kept, 'state_dict': student}, out)
     return {
         'size_before': osp.getsize(path),
         'size_after': osp.getsize(out),
@@ -165,7 +165,8 @@ def export_student(path, out, *, weights='saved', config=None, half=False, force
     }
 
 
-def _check_paths(path, out, *, force):
+def check_paths(path, out, *, force):
+    """Raise unless ``path`` can be read and ``out`` be written."""
     if not osp.isfile(path):
         raise ConfigError(f'checkpoint {path} does not exist')
     if osp.isdir(out):
@@ -206,7 +207,7 @@ def _read_config(meta, config, path):
         raise ConfigError(f'the config in {path} cannot be read: {error}') from error
 
 
-def _build(cfg):
+def build_plain(cfg):
     """The plain student, built as MMEngine's runner would, with random weights."""
     model = cfg.model.copy()
     if cfg.get('data_preprocessor') is not None:
@@ -221,7 +222,8 @@ def _build(cfg):
             ) from error
 
 
-def _check_strict(model, state, path):
+def check_strict(model, state, path):
+    """Raise unless ``state`` is all of the model and nothing else."""
     # Not `strict=True`: models that convert old keys while loading do it here too,
     # and the lists say more than the exception.
     try:
@@ -237,7 +239,8 @@ def _check_strict(model, state, path):
         )
 
 
-def _save_atomically(content, out):
+def save_atomically(content, out):
+    """Write a checkpoint that is whole or not there."""
     folder = osp.dirname(osp.abspath(out))
     handle, part = tempfile.mkstemp(dir=folder, prefix='.export-', suffix='.tmp')
     try:

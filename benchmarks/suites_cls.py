@@ -1,0 +1,109 @@
+"""Suites of classifiers for benchmarks/gain.py."""
+
+import copy
+from pathlib import Path
+
+import torch
+from digits_runs import ROOT, metric, train
+from mmengine.config import Config
+from suites import SEVEN, Suite
+
+import kd_mm.utils.amp  # noqa: F401  registers the wrapper, and `kd_mm::`
+
+CONFIGS = ROOT / 'configs/kd_cls'
+FULL = 240  # epochs that the snippets' warm-ups and searches are made for
+
+
+def snippet(name: str) -> dict:
+    """Links of a shipped snippet."""
+    path = CONFIGS / f'_base_/links/{name}.py'
+    return Config.fromfile(path)._cfg_dict.to_dict()['links']
+
+
+def shortened(links: dict, epochs: int) -> dict:
+    """The same links with warm-up and search as long a part of a shorter training."""
+    links = copy.deepcopy(links)
+    for link in links.values():
+        if 'schedule' in link:
+            link['schedule']['warmup'] *= epochs / FULL
+        for stage in link.get('stages', ()):
+            if 'search_epochs' in stage:
+                part = round(stage['search_epochs'] * epochs / FULL)
+                stage['search_epochs'] = max(2, part)
+    return links
+
+
+def runtime(cfg: Config, folder: Path, *, seed: int, epochs: int) -> Config:
+    """What all runs have in common: evaluated once, at the end, on the test images."""
+    cfg.train_cfg.update(max_epochs=epochs, val_interval=epochs)
+    cfg.val_dataloader = cfg.test_dataloader
+    cfg.randomness = dict(seed=seed)
+    cfg.work_dir = str(folder)
+    cfg.experiment_name = f'{folder.parent.name}-{folder.name}'
+    cfg.log_level = 'WARNING'
+    cfg.default_hooks.logger.interval = 10
+    return cfg
+
+
+# --- CIFAR-10, a subset of 10,000 training and 5,000 test images ----------------------
+def cifar10_config(folder: Path, *, seed: int, epochs: int) -> Config:
+    """ResNet-20 in bf16, with the shape of the 240-epoch recipe over fewer epochs."""
+    cfg = Config.fromfile(CONFIGS / 'cifar10/resnet20.py')
+    if not torch.cuda.is_available():
+        cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
+    cfg.param_scheduler = dict(
+        type='MultiStepLR',
+        by_epoch=True,
+        milestones=[epochs * step // FULL for step in (150, 180, 210)],
+        gamma=0.1,
+    )
+    return runtime(cfg, folder, seed=seed, epochs=epochs)
+
+
+def cifar10_methods(epochs: int) -> dict[str, dict | None]:
+    """The shipped snippets of ResNet-56 to ResNet-20."""
+    names = dict(KD='kd', FitNet='fitnet', KCD='kcd', SoKD='sokd', DPK='dpk_resnet20')
+    links = {key: shortened(snippet(name), epochs) for key, name in names.items()}
+    return dict(alone=None) | links
+
+
+CIFAR10 = Suite(
+    name='cifar10',
+    about='ResNet-56 to ResNet-20 on a subset of CIFAR-10',
+    teacher=CONFIGS / 'cifar10/resnet56.py',
+    checkpoint=lambda: ROOT / 'checkpoints/cifar10/resnet56.pth',
+    config=cifar10_config,
+    methods=cifar10_methods(15),
+    metrics=dict(top1='accuracy/top1'),
+    base='alone',
+    setting=dict(epochs=15),
+    trial_size=(32, 32),
+    scale=1.0,
+    guide=dict(dtype='bf16', channels_last=True),
+)
+
+
+# --- handwritten digits ---------------------------------------------------------------
+DIGITS_TEACHER = CONFIGS / 'digits/resnet20.py'
+
+
+def digits_cls_config(folder: Path, *, seed: int, epochs: int) -> Config:
+    """The narrow ResNet-8."""
+    cfg = Config.fromfile(CONFIGS / 'digits/resnet8.py')
+    cfg.param_scheduler.T_max = epochs
+    return runtime(cfg, folder, seed=seed, epochs=epochs)
+
+
+def digits_cls_teacher() -> Path:
+    """Weights of the teacher, trained in seconds if they are not there."""
+    folder = ROOT / 'work_dirs/gain/digits_cls/teacher'
+    path = folder / 'epoch_30.pth'
+    if not path.is_file():
+        cfg = Config.fromfile(DIGITS_TEACHER)
+        cfg = runtime(cfg, folder, seed=1000, epochs=30)
+        found = metric(train(cfg), 'accuracy/top1', scale=1.0)
+        print(f'the teacher: {found:.2f}', flush=True)
+    return path
+
+
+__all__ = ['CIFAR10', 'SEVEN', 'digits_cls_config', 'digits_cls_teacher', 'snippet']

@@ -1,0 +1,9 @@
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='kd_mm.ShuffleNetV1CIFAR'),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(
+        type='LinearClsHead',
+        num_classes=100,
+        in_channels=960,
+        loss=dict(type='CrossEntropyLoss', loss_weight=1.0)))

@@ -1,0 +1,4 @@
+_base_ = [
+    '../_base_/models/wrn_40_2.py', '../_base_/datasets/cifar100_fast.py',
+    '../_base_/schedules/cifar_240e.py', 'mmpretrain::_base_/default_runtime.py'
+]
