@@ -23,6 +23,8 @@ class DigitImages(BaseDataset):
         split (str): 'train' (600 images), 'val' (400, to choose settings by) or 'test'
             (797, to report). Defaults to 'train'.
         size (int): Side of the images in pixels. Defaults to 32.
+        indices (int | Sequence[int], optional): Only the first so many images, or
+            these, as in any data set of MMEngine. Defaults to None, all.
         pipeline (Sequence): As in any data set of MMEngine; an item has ``img``
             (``(size, size, 3)``, uint8, three equal channels) and ``gt_label``.
         test_mode (bool): As in any data set of MMEngine. Defaults to False.
@@ -38,6 +40,7 @@ class DigitImages(BaseDataset):
         *,
         split: str = 'train',
         size: int = 32,
+        indices: int | Sequence[int] | None = None,
         pipeline: Sequence = (),
         test_mode: bool = False,
     ) -> None:
@@ -47,7 +50,7 @@ class DigitImages(BaseDataset):
                 f'8, got {split!r} and {size}'
             )
         self.split, self.size = split, size
-        super().__init__(pipeline=list(pipeline), test_mode=test_mode)
+        super().__init__(indices=indices, pipeline=list(pipeline), test_mode=test_mode)
 
     def load_data_list(self) -> list[dict]:
         """Read by MMEngine."""

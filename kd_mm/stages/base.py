@@ -1,6 +1,6 @@
 """What every stage of a link is."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmengine.runner import Runner
 from torch import nn
@@ -54,6 +54,14 @@ class Stage(nn.Module):
         change any more.
         """
 
+    def recall(self) -> None:
+        """Read what the host keeps of the buffers, after somebody changed these.
+
+        For stages that mirror a buffer on the host so that no step waits for the
+        device. Called after a checkpoint was loaded if the stage registers
+        :func:`recall_after_load`.
+        """
+
     def before_train(self, runner: Runner) -> None:
         """After the weights are loaded, before the first iteration."""
 
@@ -68,3 +76,8 @@ class Stage(nn.Module):
 
     def after_train_iter(self, runner: Runner) -> None:
         """After every iteration, the optimiser's step included."""
+
+
+def recall_after_load(stage: Stage, incompatible: Any) -> None:
+    """Hook for ``register_load_state_dict_post_hook``."""
+    stage.recall()

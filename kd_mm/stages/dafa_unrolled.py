@@ -1,7 +1,7 @@
 """DAFA's policy gradient through one step of the student (second-order DARTS)."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -50,9 +50,9 @@ def search_step(runner: Runner, data_batch: dict, *, caller: 'DAFA') -> None:
         stage.settle()
     draws = [stage.policy.draw() for stage in stages]
     data = model.data_preprocessor
-    with undisturbed(model):
+    with undisturbed(model) as put_back:
         batch = data(copy.deepcopy(data_batch), True)
-        problem = Problem(runner, model, stages, draws, batch)
+        problem = Problem(runner, model, stages, draws, batch, put_back)
         slopes, loss = problem.unrolled()
     for stage, draw, slope in zip(stages, draws, slopes, strict=True):
         stage.learn_from(draw, slope, loss)
@@ -67,17 +67,20 @@ class Problem:
         stages (Sequence[DAFA]): Whose levers are varied.
         draws (Sequence[Draw]): What they apply, one each.
         batch (dict): A preprocessed batch.
+        put_back (Callable): Undoes what an evaluation leaves in buffers, so that all
+            of them see the same random masks and memories.
     """
 
-    def __init__(self, runner, model, stages, draws, batch) -> None:
+    def __init__(self, runner, model, stages, draws, batch, put_back) -> None:
         self.runner, self.model, self.batch = runner, model, batch
-        self.stages, self.draws = stages, draws
+        self.stages, self.draws, self.put_back = stages, draws, put_back
         self.weights = [p for p in model.parameters() if p.requires_grad]
         self.random = torch.get_rng_state()
         self.device = self.weights[0].device
 
     def gradients(self, *, of_weights: bool) -> tuple[Tensor, list, list]:
         """Loss, gradients at the levers, and at the weights if asked for."""
+        self.put_back()
         torch.set_rng_state(self.random)
         levers = [d.levers().to(self.device).requires_grad_() for d in self.draws]
         for stage, draw, lever in zip(self.stages, self.draws, levers, strict=True):
@@ -137,18 +140,28 @@ def _average(gradients: list[Tensor]) -> list[Tensor]:
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Put buffers, random states and the distiller's counters back afterwards."""
+def undisturbed(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """Put buffers, random states and the distiller's counters back afterwards.
+
+    Gives a function that puts the buffers back at once.
+    """
     distiller = model.distiller
     counters = distiller.step, distiller.share_interval
     distiller.share_interval = 0
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
     device = next(model.parameters()).device
+
+    @torch.no_grad()
+    def put_back() -> None:
+        for buffer, value in buffers:
+            buffer.copy_(value)
+        for link in distiller.links.values():
+            for stage in link.stages:
+                stage.recall()
+
     try:
         with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-            yield
+            yield put_back
     finally:
         distiller.step, distiller.share_interval = counters
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+        put_back()

@@ -16,7 +16,7 @@ from ..errors import ConfigError, nearest
 from ..pair import FeaturePair
 from ..registry import MODELS
 from ..schedule import Progress
-from .base import Stage
+from .base import Stage, recall_after_load
 from .dpk_modules import PriorNet, Size
 
 RATIOS = ('cka', 'cosine', 'random', 'linear', 'exponential')
@@ -115,7 +115,7 @@ class DPK(Stage):
         self.register_buffer('steps', torch.tensor(0))
         self._steps = 0  # the same on the host: read in every step
         self._coming: HostCopy | None = None
-        self.register_load_state_dict_post_hook(_read_buffers)
+        self.register_load_state_dict_post_hook(recall_after_load)
 
     # ---- shapes ---------------------------------------------------------------
 
@@ -222,6 +222,12 @@ class DPK(Stage):
         )
         return height.argsort(1)
 
+    def recall(self) -> None:
+        self._steps, self._coming = int(self.steps), None
+        if hasattr(self, 'ratios'):
+            self._ratios = self.ratios.tolist()
+            self._filled = int(self.filled)
+
     # ---- how alike are they? --------------------------------------------------
 
     @torch.no_grad()
@@ -250,13 +256,6 @@ class DPK(Stage):
         newest = together[: self.images]
         memory[: len(newest)] = newest
         return together
-
-
-def _read_buffers(stage: DPK, incompatible: Any) -> None:
-    stage._steps, stage._coming = int(stage.steps), None
-    if hasattr(stage, 'ratios'):
-        stage._ratios = stage.ratios.tolist()
-        stage._filled = int(stage.filled)
 
 
 def bounded(ratio: Tensor, bounds: tuple[float, ...], fallback: float) -> Tensor:

@@ -2,12 +2,13 @@
 
 import torch
 from mmcv.cnn import ConvModule
+from mmengine.dist import get_rank
 from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..pair import FeaturePair
 from ..registry import MODELS
-from .base import Stage
+from .base import Stage, recall_after_load
 
 
 @MODELS.register_module()
@@ -28,6 +29,8 @@ class MGD(Stage):
             one-stage detectors; 0.45 for two-stage ones, 0.15 for classifiers.
         mask (str): 'spatial' masks positions, as on detectors; 'channel' whole
             channels, as on classifiers. Defaults to 'spatial'.
+        seed (int): Of the masks, which follow it and the step, so that a resumed run
+            has those of an uninterrupted one. Defaults to 0.
 
     Shapes:
         student ``(N, Cs, H, W)``, teacher ``(N, Ct, H, W)`` -> student
@@ -40,15 +43,23 @@ class MGD(Stage):
 
     mixes_channels = True
 
-    def __init__(self, *, ratio: float = 0.65, mask: str = 'spatial') -> None:
+    def __init__(
+        self, *, ratio: float = 0.65, mask: str = 'spatial', seed: int = 0
+    ) -> None:
         super().__init__()
         if mask not in ('spatial', 'channel') or not 0 <= ratio < 1:
             raise ConfigError(
                 "MGD needs mask='spatial' or 'channel' and 0 <= ratio < 1, got "
                 f'mask={mask!r}, ratio={ratio}'
             )
-        self.ratio, self.mask = ratio, mask
+        self.ratio, self.mask, self.seed = ratio, mask, seed
         self.aligns, self.generators = nn.ModuleList(), nn.ModuleList()
+        self.register_buffer('steps', torch.tensor(0))
+        self._steps = 0  # the same on the host: read in every step
+        self.register_load_state_dict_post_hook(recall_after_load)
+
+    def recall(self) -> None:
+        self._steps = int(self.steps)
 
     def setup(self, pair: FeaturePair) -> None:
         for student, teacher in zip(pair.student, pair.teacher, strict=True):
@@ -69,18 +80,24 @@ class MGD(Stage):
 
     def forward(self, pair: FeaturePair) -> FeaturePair:
         pair.student = [
-            generate(align(feature) * self._kept(feature, teacher))
-            for align, generate, feature, teacher in zip(
-                self.aligns, self.generators, pair.student, pair.teacher, strict=True
-            )
+            self._rebuilt(*level)
+            for level in enumerate(zip(pair.student, pair.teacher, strict=True))
         ]
+        if self.training:
+            self._steps += 1
+            self.steps.fill_(self._steps)
         return pair
 
-    def _kept(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def _rebuilt(self, level: int, sides: tuple[Tensor, Tensor]) -> Tensor:
+        student = self.aligns[level](sides[0])
+        return self.generators[level](student * self._kept(student, level))
+
+    def _kept(self, feature: Tensor, level: int) -> Tensor:
         """1 where the map stays, ``(N, 1, H, W)`` or ``(N, C, 1, 1)``."""
-        n, _, height, width = student.shape
-        spatial = self.mask == 'spatial'
-        shape = (n, 1, height, width) if spatial else (n, teacher.shape[1], 1, 1)
-        return (torch.rand(shape, device=student.device) >= self.ratio).to(
-            student.dtype
-        )
+        n, width, *size = feature.shape
+        shape = (n, 1, *size) if self.mask == 'spatial' else (n, width, 1, 1)
+        generator = torch.Generator(feature.device)
+        number = (self.seed * 1009 + get_rank()) * 1009 + level
+        generator.manual_seed(number * 1_000_003 + self._steps)
+        drawn = torch.rand(shape, generator=generator, device=feature.device)
+        return (drawn >= self.ratio).to(feature.dtype)

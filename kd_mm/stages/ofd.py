@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..pair import FeaturePair
 from ..registry import MODELS
-from .base import Stage
+from .base import Stage, recall_after_load
 
 
 @MODELS.register_module()
@@ -49,7 +49,7 @@ class OFD(Stage):
         self.adapters = nn.ModuleList()
         self.register_buffer('seen', torch.tensor(0))
         self._seen = 0  # the same on the host: read in every step
-        self.register_load_state_dict_post_hook(_read_steps)
+        self.register_load_state_dict_post_hook(recall_after_load)
 
     def setup(self, pair: FeaturePair) -> None:
         for level, (s, t) in enumerate(zip(pair.student, pair.teacher, strict=True)):
@@ -63,6 +63,9 @@ class OFD(Stage):
             self.adapters.append(ConvModule(s.shape[1], width, 1, **norm))
             # sum and number of the negative responses of every channel
             self.register_buffer(f'negative_{level}', torch.zeros(2, width))
+
+    def recall(self) -> None:
+        self._seen = int(self.seen)
 
     def margin(self, level: int) -> Tensor:
         """m of every channel, ``(C, 1, 1)``; 0 where nothing was negative."""
@@ -90,8 +93,3 @@ class OFD(Stage):
         found = torch.stack([add(teacher.clamp(max=0)), add((teacher < 0).float())])
         all_reduce(found, op='sum')
         getattr(self, f'negative_{level}').add_(found)
-
-
-def _read_steps(module: OFD, incompatible) -> None:
-    """After a checkpoint was loaded, the host knows again what the buffer says."""
-    module._seen = int(module.seen)

@@ -37,9 +37,8 @@ class Scene(torch.nn.Module):
         wrapper = SimpleNamespace(optim_context=lambda model: nullcontext())
         levers = torch.tensor([1.0, 1, 0, 0.4, 0.6], dtype=torch.float64)
         draw = SimpleNamespace(levers=lambda: levers)
-        return Problem(
-            SimpleNamespace(optim_wrapper=wrapper), self, [self.stage], [draw], {}
-        )
+        runner = SimpleNamespace(optim_wrapper=wrapper)
+        return Problem(runner, self, [self.stage], [draw], {}, lambda: None)
 
 
 def test_the_gradient_is_that_through_a_step_of_the_student():
