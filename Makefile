@@ -1,7 +1,7 @@
 # make demo and make test do all the set-up they need.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-fast lint clean
+.PHONY: help env demo demo-cls test test-fast lint clean
 VENV ?= $(or $(KD_MM_VENV),.venv)
 PY := $(VENV)/bin/python
 ARGS ?=
@@ -15,6 +15,9 @@ env:  ## make .venv with the tested environment (quick when it is there)
 
 demo: env  ## train a small detector alone and distilled, compare (6 minutes on 2 cores)
 	@$(PY) tools/demo.py $(ARGS)
+
+demo-cls: env  ## the same with classifiers of handwritten digits (under 2 minutes)
+	@$(PY) tools/demo_cls.py $(ARGS)
 
 test: env  ## run the tests (all but those that need a GPU)
 	@$(PY) -m pytest -q -m "not gpu" --durations=10 $(ARGS)

@@ -26,11 +26,11 @@ from digits_runs import ROOT, mean_std
 from rich.console import Console
 from rich.table import Table
 from suites import DETECTION, Suite
-from suites_cls import CIFAR10
+from suites_cls import CIFAR10, DIGITS_CLS
 from tables import refresh
 
 RESULTS = ROOT / 'benchmarks/results'
-SUITES = {suite.name: suite for suite in (DETECTION, CIFAR10)}
+SUITES = {suite.name: suite for suite in (DETECTION, DIGITS_CLS, CIFAR10)}
 
 
 def results(suite: Suite) -> Path:

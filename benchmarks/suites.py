@@ -41,7 +41,11 @@ class Suite:
     guide: dict = field(default_factory=dict)
 
     def run(self, method: str, folder: Path, *, seed: int, **setting) -> dict:
-        """Metrics, in percent, of one student after training."""
+        """Metrics, in percent, of one student after training.
+
+        Raises:
+            FloatingPointError: If it diverged.
+        """
         cfg = self.config(folder, seed=seed, **setting)
         cfg.default_hooks.checkpoint = None
         links = self.methods[method]
@@ -58,6 +62,8 @@ class Suite:
                 trial_size=self.trial_size,
             )
         runner = train(cfg)
+        if not all(p.isfinite().all() for p in runner.model.parameters()):
+            raise FloatingPointError('diverged: weights are not finite')
         return {
             column: round(float(metric(runner, name, scale=self.scale)), 2)
             for column, name in self.metrics.items()

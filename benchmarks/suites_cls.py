@@ -1,23 +1,18 @@
 """Suites of classifiers for benchmarks/gain.py."""
 
 import copy
+import json
 from pathlib import Path
 
 import torch
+from combine import CONFIGS, METHODS, RESULT, combine, hosts, snippet
 from digits_runs import ROOT, metric, train
 from mmengine.config import Config
-from suites import SEVEN, Suite
+from suites import Suite
 
 import kd_mm.utils.amp  # noqa: F401  registers the wrapper, and `kd_mm::`
 
-CONFIGS = ROOT / 'configs/kd_cls'
 FULL = 240  # epochs that the snippets' warm-ups and searches are made for
-
-
-def snippet(name: str) -> dict:
-    """Links of a shipped snippet."""
-    path = CONFIGS / f'_base_/links/{name}.py'
-    return Config.fromfile(path)._cfg_dict.to_dict()['links']
 
 
 def shortened(links: dict, epochs: int) -> dict:
@@ -62,7 +57,10 @@ def cifar10_config(folder: Path, *, seed: int, epochs: int) -> Config:
 
 def cifar10_methods(epochs: int) -> dict[str, dict | None]:
     """The shipped snippets of ResNet-56 to ResNet-20."""
-    names = dict(KD='kd', FitNet='fitnet', KCD='kcd', SoKD='sokd', DPK='dpk_resnet20')
+    names = {
+        'KD': 'kd', 'FitNet': 'fitnet', 'PKD': 'pkd', 'PKD + KCD': 'kcd',
+        'FitNet + SoKD': 'sokd', 'DPK + KD': 'dpk_resnet20',
+    }  # fmt: skip
     links = {key: shortened(snippet(name), epochs) for key, name in names.items()}
     return dict(alone=None) | links
 
@@ -87,9 +85,10 @@ CIFAR10 = Suite(
 DIGITS_TEACHER = CONFIGS / 'digits/resnet20.py'
 
 
-def digits_cls_config(folder: Path, *, seed: int, epochs: int) -> Config:
+def digits_cls_config(folder: Path, *, seed: int, images: int, epochs: int) -> Config:
     """The narrow ResNet-8."""
     cfg = Config.fromfile(CONFIGS / 'digits/resnet8.py')
+    cfg.train_dataloader.dataset.dataset.indices = images
     cfg.param_scheduler.T_max = epochs
     return runtime(cfg, folder, seed=seed, epochs=epochs)
 
@@ -106,4 +105,33 @@ def digits_cls_teacher() -> Path:
     return path
 
 
-__all__ = ['CIFAR10', 'SEVEN', 'digits_cls_config', 'digits_cls_teacher', 'snippet']
+def digits_methods() -> dict[str, dict | None]:
+    """Every host, alone and with each method that acts on it: see combine.py."""
+    table = {row['host']: row for row in json.loads(RESULT.read_text())}
+    found: dict[str, dict | None] = dict(alone=None)
+    own = {host: shortened(links, epochs=30) for host, links in hosts().items()}
+    for host, links in own.items():
+        found[host] = links
+        works = [name for name in METHODS if table[host][name] == 'yes']
+        for name in ('KCD', 'SoKD' if 'SoKD' in works else 'DAFA', 'DPK'):
+            if name in works:
+                found[f'{host} + {name}'] = combine(links, *METHODS[name])
+    for names in (('KCD', 'SoKD'), ('SoKD', 'DPK'), ('KCD', 'SoKD', 'DPK')):
+        parts = [part for name in names for part in METHODS[name]]
+        found[f'PKD + {" + ".join(names)}'] = combine(own['PKD'], *parts)
+    return found
+
+
+DIGITS_CLS = Suite(
+    name='digits-cls',
+    about='ResNet-20 to a narrow ResNet-8 on handwritten digits',
+    teacher=DIGITS_TEACHER,
+    checkpoint=digits_cls_teacher,
+    config=digits_cls_config,
+    methods=digits_methods(),
+    metrics=dict(top1='accuracy/top1'),
+    base='alone',
+    setting=dict(images=300, epochs=30),
+    trial_size=(16, 16),
+    scale=1.0,
+)

@@ -1,5 +1,4 @@
-# The teacher: the same widths, deeper, three times as long.
+# The teacher: the same widths, deeper, twice the images.
 _base_ = './resnet8.py'
 model = dict(backbone=dict(depth=20))
-param_scheduler = dict(T_max=30)
-train_cfg = dict(max_epochs=30, val_interval=30)
+train_dataloader = dict(dataset=dict(dataset=dict(indices=None)))

@@ -1,0 +1,133 @@
+"""Distillation of a classifier, on handwritten digits: python tools/demo_cls.py
+
+Trains a teacher, a small student alone, and the same student distilled by SoKD with
+the same seed and budget, through tools/train.py; tests all three on images that none
+of them has seen, prints a table, and draws curves into work_dirs/demo_cls/.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from demo import ROOT, call, console, read_scalars
+from rich.table import Table
+
+CONFIGS = 'configs/kd_cls/digits/'
+RUNS = {
+    'teacher': ('resnet20', 'resnet20'),
+    'student alone': ('resnet8', 'resnet8'),
+    # a distilled checkpoint is a plain student's
+    'student distilled (SoKD)': ('resnet20_resnet8_sokd', 'resnet8'),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--out', default='work_dirs/demo_cls', help='for results')
+    parser.add_argument('--fresh', action='store_true', help='start over')
+    args = parser.parse_args()
+    out = ROOT / args.out
+    if args.fresh:
+        shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    teacher = out / 'teacher' / 'epoch_30.pth'
+    results = {
+        name: run(name, *configs, out=out, teacher=teacher)
+        for name, configs in RUNS.items()
+    }
+    (out / 'results.json').write_text(json.dumps(results, indent=1))
+    draw(results, out / 'curves.png')
+    show(results, out)
+    return 0
+
+
+def run(name: str, config: str, plain: str, *, out: Path, teacher: Path) -> dict:
+    """Train and test one network, or read what an earlier call left."""
+    console.rule(name)
+    folder = out / name.split(' (')[0].replace(' ', '_')
+    done = folder / 'done.json'
+    if done.is_file():
+        console.print(f'{folder.name} was trained before; --fresh trains it again')
+        return json.loads(done.read_text())
+    shutil.rmtree(folder, ignore_errors=True)
+    options = ['--work-dir', str(folder)]
+    if config != plain:
+        options += ['--cfg-options', f'model.teacher.checkpoint={teacher}']
+    call('tools/train.py', f'{CONFIGS}{config}.py', *options)
+    checkpoint = str(folder / 'epoch_30.pth')
+    test = folder / 'test'
+    call('tools/test.py', f'{CONFIGS}{plain}.py', checkpoint, '--work-dir', str(test))
+    path = max(test.glob('*/*.json'), key=lambda p: p.stat().st_mtime)
+    metric = json.loads(path.read_text().splitlines()[-1])
+    steps = [row['time'] for row in read_scalars(folder) if 'loss' in row]
+    result = dict(
+        top1=metric['accuracy/top1'],
+        parameters=count(checkpoint),
+        seconds_per_step=sorted(steps)[len(steps) // 2],
+        folder=str(folder.relative_to(ROOT)),
+    )
+    done.write_text(json.dumps(result))
+    return result
+
+
+def count(checkpoint: str) -> int:
+    """Parameters of the network without what only distils."""
+    import torch
+
+    state = torch.load(checkpoint, map_location='cpu', weights_only=False)['state_dict']
+    counters = ('running_mean', 'running_var', 'num_batches_tracked')
+    return sum(
+        value.numel()
+        for key, value in state.items()
+        if not key.startswith('distiller.') and not key.endswith(counters)
+    )
+
+
+def show(results: dict, out: Path) -> None:
+    """Print the table."""
+    table = Table(title='Digits: 300 training images (the teacher 600), 797 to test')
+    for column in ('', 'top-1', 'parameters', 'seconds per step'):
+        table.add_column(column, justify='left' if not column else 'right')
+    for name, row in results.items():
+        thousands = f'{row["parameters"] / 1e3:.0f} k'
+        step = f'{row["seconds_per_step"]:.3f}'
+        table.add_row(name, f'{row["top1"]:.1f} %', thousands, step)
+    console.print(table)
+    console.print('One seed of each; docs/results.md has five, and all methods.')
+    console.print(f'Curves: {out / "curves.png"}')
+
+
+def draw(results: dict, path: Path) -> None:
+    """Accuracy over epochs; task and distillation loss over iterations."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8))
+    for name, row in results.items():
+        rows = read_scalars(ROOT / row['folder'])
+        top1 = [(r['step'], r['accuracy/top1']) for r in rows if 'accuracy/top1' in r]
+        axes[0].plot(*zip(*top1), marker='o', label=name)
+        losses = [r for r in rows if 'loss' in r]
+        steps = [r['step'] for r in losses]
+        kd = [sum(v for k, v in r.items() if k.startswith('loss_kd')) for r in losses]
+        task = [r['loss'] - k for r, k in zip(losses, kd)]
+        axes[1].plot(steps, task, label=name)
+        if any(kd):
+            axes[2].plot(steps, kd, label=name, color='C2')
+    titles = ('top-1 on the validation set, %', 'task loss', 'distillation loss')
+    for axis, title, unit in zip(axes, titles, ('epoch', 'iteration', 'iteration')):
+        axis.set_title(title)
+        axis.set_xlabel(unit)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
