@@ -114,8 +114,8 @@ def draw(results: dict, path: Path) -> None:
         losses = [r for r in rows if 'loss' in r]
         steps = [r['step'] for r in losses]
         kd = [sum(v for k, v in r.items() if k.startswith('loss_kd')) for r in losses]
-        task = [r['loss'] - k for r, k in zip(losses, kd)]
-        axes[1].plot(steps, task, label=name)
+        # MMPretrain's classifiers call their own loss 'loss': the log has no total
+        axes[1].plot(steps, [r['loss'] for r in losses], label=name)
         if any(kd):
             axes[2].plot(steps, kd, label=name, color='C2')
     titles = ('top-1 on the validation set, %', 'task loss', 'distillation loss')

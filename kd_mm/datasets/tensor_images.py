@@ -97,10 +97,9 @@ class TensorImages(Dataset):
                 f'TensorImages on {self.device} needs num_workers=0: worker processes '
                 'cannot share it'
             )
-        samples = [
-            DataSample(metainfo=dict(sample_idx=i)).set_gt_label(self.labels[i])
-            for i in indices
-        ]
+        samples = [DataSample(metainfo=dict(sample_idx=i)) for i in indices]
+        for sample, index in zip(samples, indices, strict=True):
+            sample.set_field(self.labels[index], 'gt_label')
         chosen = torch.tensor(indices).to(self.device, non_blocking=True)
         return dict(inputs=self._cut(chosen), data_samples=samples)
 
@@ -108,23 +107,20 @@ class TensorImages(Dataset):
         """``(N,)`` -> ``(N, 3, H, W)``."""
         count, (height, width) = len(indices), self.size
         here = dict(device=self.device)
-        top, left = torch.randint(2 * self.crop + 1, (2, count, 1), **here)
-        rows = top + torch.arange(height, **here)
-        columns = torch.arange(width, **here).expand(count, width)
-        mirrored = torch.rand(count, 1, **here) < self.flip
-        columns = left + torch.where(mirrored, width - 1 - columns, columns)
-        return self.images[
-            indices[:, None, None, None],
-            torch.arange(self.images.shape[1], **here)[:, None, None],
-            rows[:, None, :, None],
-            columns[:, None, None, :],
-        ]
+        top, left = torch.randint(2 * self.crop + 1, (2, count), **here)
+        # all places at once, as a view: (images, 3, tops, lefts, H, W)
+        windows = self.images.unfold(2, height, 1).unfold(3, width, 1)
+        parts = windows[indices, :, top, left]
+        if not self.flip:
+            return parts
+        mirrored = torch.rand(count, 1, 1, 1, **here) < self.flip
+        return torch.where(mirrored, parts.flip(3), parts)
 
 
-def _read(source: Dataset) -> tuple[Tensor, list[int]]:
-    """All images, ``(N, 3, H, W)``, and labels of a data set."""
+def _read(source: Dataset) -> tuple[Tensor, list[Tensor]]:
+    """All images, ``(N, 3, H, W)``, and labels, ``(1,)`` each, of a data set."""
     images: list[Tensor] = []
-    labels: list[int] = []
+    labels: list[Tensor] = []
     for index in range(len(source)):
         item = source[index]
         image, sample = item['inputs'], item['data_samples']
@@ -136,7 +132,7 @@ def _read(source: Dataset) -> tuple[Tensor, list[int]]:
         if 'gt_label' not in sample or sample.gt_label.numel() != 1:
             raise ConfigError(f'TensorImages: item {index} has not one gt_label')
         images.append(image)
-        labels.append(int(sample.gt_label))
+        labels.append(sample.gt_label)
     if not images:
         raise ConfigError('TensorImages: the data set is empty')
     return torch.stack(images), labels
