@@ -25,16 +25,18 @@ def git(*arguments):
     return done.stdout if done.returncode == 0 else ''
 
 
-def test_the_page_is_what_the_script_writes(tables, tmp_path):
-    text, results = tables.PAGE.read_text(), tables.RESULTS
+def test_the_pages_are_what_the_script_writes(tables, tmp_path):
+    texts, results = [page.read_text() for page in tables.PAGES], tables.RESULTS
     if git('status', '--porcelain', 'benchmarks/results'):
         # a benchmark is adding rows: what counts is what is committed
-        text, results = git('show', 'HEAD:docs/results.md'), tmp_path
+        texts = [git('show', f'HEAD:docs/{page.name}') for page in tables.PAGES]
+        results = tmp_path
         for name in git('ls-tree', '--name-only', 'HEAD:benchmarks/results').split():
             content = git('show', f'HEAD:benchmarks/results/{name}')
             (tmp_path / name).write_text(content)
-    assert '<!-- table: kcd_digits' in text
-    assert text == tables.fill(text, results), 'run python benchmarks/tables.py'
+    assert '<!-- table: kcd_digits' in texts[0]
+    for text in texts:
+        assert text == tables.fill(text, results), 'run python benchmarks/tables.py'
 
 
 def test_seeds_are_paired_and_missing_runs_are_blank(tables, tmp_path):
@@ -46,6 +48,7 @@ def test_seeds_are_paired_and_missing_runs_are_blank(tables, tmp_path):
     ]
     rows.append(dict(rows[0], epochs=3, mAP=1.0))
     rows.append(dict(rows[0], method='of another table'))
+    rows.append(dict(method='new', seed=2, failed='nan', images=6, epochs=2))
     (tmp_path / 'toy.json').write_text(json.dumps(rows))
     marker = '<!-- table: toy key=method baseline=a names="a,b,new,not run" -->\n'
     text = tables.fill(f'{marker}old\n<!-- /table -->\n', tmp_path)
@@ -53,7 +56,7 @@ def test_seeds_are_paired_and_missing_runs_are_blank(tables, tmp_path):
     assert 'Images 6, epochs 2:' in text and 'Images 6, epochs 3:' in text
     assert '| a | 2 | 15.00 ± 7.07 | 15.00 ± 7.07 |  |' in text
     assert '| b | 2 | 19.00 ± 9.90 | 19.00 ± 9.90 | +4.00 ± 2.00 |' in text
-    assert '| new | 1 | 21.00 | 21.00 | +1.00 |' in text
+    assert '| new | 1 (1 failed) | 21.00 | 21.00 | +1.00 |' in text
     assert '| not run |  |  |  |  |' in text
     assert 'another table' not in text
     everything = tables.fill(text.replace(' names="a,b,new,not run"', ''), tmp_path)

@@ -207,27 +207,48 @@ def draw_detections(columns: dict[str, list], paths: list[str], out: Path) -> No
     plt.close(figure)
 
 
-def draw_curves(results: dict, out: Path) -> None:
-    """AP over epochs; task and distillation loss over iterations."""
+def draw_curves(
+    results: dict,
+    out: Path,
+    *,
+    metric: str = 'coco/bbox_mAP',
+    title: str = 'AP on the validation set',
+    has_total: bool = True,
+) -> None:
+    """A metric over epochs; task and distillation loss over iterations.
+
+    Args:
+        results (dict): Name of a network to what was noted of it; one without
+            ``seconds_per_step`` was not trained here, and its ``ap`` is a line.
+        out (Path): The picture.
+        metric (str): In MMEngine's log.
+        title (str): Of the first panel.
+        has_total (bool): Whether the log's ``loss`` is the sum of all losses;
+            MMPretrain's classifiers call their own loss so.
+    """
+    import matplotlib
+
+    matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8))
-    for name, row in results.items():
+    for index, (name, row) in enumerate(results.items()):
         if 'seconds_per_step' not in row:
             axes[0].axhline(row['ap'], color='grey', ls='--', label=name)
             continue
         scalars = read_scalars(ROOT / row['folder'])
-        ap = [(r['step'], r['coco/bbox_mAP']) for r in scalars if 'coco/bbox_mAP' in r]
-        axes[0].plot(*zip(*ap), marker='o', label=name)
+        found = [(r['step'], r[metric]) for r in scalars if metric in r]
+        axes[0].plot(*zip(*found), marker='o', label=name)
         rows = [r for r in scalars if 'loss' in r]
         steps = [r['step'] for r in rows]
         kd = [sum(v for k, v in r.items() if k.startswith('loss_kd')) for r in rows]
-        axes[1].plot(steps, [r['loss'] - k for r, k in zip(rows, kd)], label=name)
+        task = [r['loss'] - k * has_total for r, k in zip(rows, kd)]
+        axes[1].plot(steps, task, label=name)
         if any(kd):
-            axes[2].plot(steps, kd, label=name, color='C1')
-    titles = ('AP on the validation set', 'task loss', 'distillation loss')
-    for axis, title, unit in zip(axes, titles, ('epoch', 'iteration', 'iteration')):
-        axis.set_title(title)
+            axes[2].plot(steps, kd, label=name, color=f'C{index}')
+    titles = (title, 'task loss', 'distillation loss')
+    for axis, text, unit in zip(axes, titles, ('epoch', 'iteration', 'iteration')):
+        axis.set_title(text)
         axis.set_xlabel(unit)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)

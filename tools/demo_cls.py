@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from demo import ROOT, call, console, read_scalars
+from demo import ROOT, call, console, draw_curves, read_scalars
 from rich.table import Table
 
 CONFIGS = 'configs/kd_cls/digits/'
@@ -38,7 +38,13 @@ def main() -> int:
         for name, configs in RUNS.items()
     }
     (out / 'results.json').write_text(json.dumps(results, indent=1))
-    draw(results, out / 'curves.png')
+    draw_curves(
+        results,
+        out / 'curves.png',
+        metric='accuracy/top1',
+        title='top-1 on the validation set, %',
+        has_total=False,
+    )
     show(results, out)
     return 0
 
@@ -97,36 +103,6 @@ def show(results: dict, out: Path) -> None:
     console.print(table)
     console.print('One seed of each; docs/results.md has five, and all methods.')
     console.print(f'Curves: {out / "curves.png"}')
-
-
-def draw(results: dict, path: Path) -> None:
-    """Accuracy over epochs; task and distillation loss over iterations."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8))
-    for name, row in results.items():
-        rows = read_scalars(ROOT / row['folder'])
-        top1 = [(r['step'], r['accuracy/top1']) for r in rows if 'accuracy/top1' in r]
-        axes[0].plot(*zip(*top1), marker='o', label=name)
-        losses = [r for r in rows if 'loss' in r]
-        steps = [r['step'] for r in losses]
-        kd = [sum(v for k, v in r.items() if k.startswith('loss_kd')) for r in losses]
-        # MMPretrain's classifiers call their own loss 'loss': the log has no total
-        axes[1].plot(steps, [r['loss'] for r in losses], label=name)
-        if any(kd):
-            axes[2].plot(steps, kd, label=name, color='C2')
-    titles = ('top-1 on the validation set, %', 'task loss', 'distillation loss')
-    for axis, title, unit in zip(axes, titles, ('epoch', 'iteration', 'iteration')):
-        axis.set_title(title)
-        axis.set_xlabel(unit)
-        axis.grid(alpha=0.3)
-        axis.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ every position. Goes to the config's visualisation backends, in --out.
 
 import os.path as osp
 
+import mmcv
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import VISBACKENDS, DefaultScope
 from mmengine.runner import load_checkpoint
@@ -60,6 +61,17 @@ def main():
             draw(cfg, args, out)
 
 
+def read(path, index, preprocessor, in_memory):
+    """What the pipeline starts from; pixels where its data set holds them (CIFAR)."""
+    item = dict(img_path=path, img_id=index)
+    if in_memory:
+        # such data sets have their networks' own order of colours
+        order = 'bgr' if getattr(preprocessor, 'to_rgb', False) else 'rgb'
+        item['img'] = mmcv.imread(path, channel_order=order)
+        item['ori_shape'] = item['img_shape'] = item['img'].shape[:2]
+    return item
+
+
 def draw(cfg, args, out):
     """Look at every image, and write the pictures."""
     from kd_mm.analysis.areas import dam_stages, view_areas  # sets matplotlib's backend
@@ -70,9 +82,11 @@ def draw(cfg, args, out):
     model = build_distilled(cfg, args.config)
     checkpoint = load(model, args.checkpoint)
     dam_stages(model)
-    pipeline = Compose(plain_pipeline(cfg, annotations=False))
+    steps = plain_pipeline(cfg, annotations=False)
+    pipeline = Compose(steps)
+    in_memory = not any('LoadImage' in step['type'] for step in steps)
     loader = [
-        pseudo_collate([pipeline(dict(img_path=path, img_id=i))])
+        pseudo_collate([pipeline(read(path, i, model.data_preprocessor, in_memory))])
         for i, path in enumerate(args.images)
     ]
     backends = cfg.get('vis_backends') or [dict(type='LocalVisBackend')]

@@ -80,7 +80,9 @@ def check_fits(model, path):
     """
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     state = checkpoint.get('state_dict', checkpoint)
-    own = (model.module if is_model_wrapper(model) else model).state_dict()
+    whole = (model.module if is_model_wrapper(model) else model).state_dict()
+    # a plain student's checkpoint fits a distilled model
+    own = {key: v for key, v in whole.items() if not key.startswith(DISTILLER)}
     missing = [key for key in own if key not in state]
     shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
     if len(missing) + len(shapes) > 0.1 * len(own):

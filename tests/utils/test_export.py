@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 import toys
+from helpers import build, distill_cfg
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
@@ -168,6 +169,21 @@ def test_check_fits_tells_another_models_checkpoint(parts, saved):
         check_fits(MODELS.build(cfg.model.student), saved)
         with pytest.raises(ConfigError, match='of another model'):
             check_fits(MODELS.build(toys.retinanet(width=8)), saved)
+
+
+def test_check_fits_takes_a_plain_students_checkpoint_for_a_distilled_model(tmp_path):
+    small = toys.classifier()
+    links = dict(
+        vector=dict(
+            student='neck[2]',
+            teacher='neck[2]',
+            criterion=dict(type='kd_mm.CRDLoss', images=8, negatives=4),
+        )
+    )
+    for i in range(30):  # more tensors of the distiller than a tenth of all
+        links[f'vector{i}'] = dict(links['vector'])
+    torch.save(dict(state_dict=build(small).state_dict()), tmp_path / 'plain.pth')
+    check_fits(build(distill_cfg(small, small, links)), str(tmp_path / 'plain.pth'))
 
 
 def test_plain_student_leaves_a_plain_config_alone(parts):
