@@ -130,6 +130,8 @@ def main() -> None:
     path = results(suite)
     about = setting | dict(teacher=suite.teacher.stem)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if device == 'cpu':  # the backward pass of its fused attention is slow in bf16
+        torch.backends.cuda.enable_flash_sdp(False)
     for seed in seeds:
         for method in methods:
             own = dict(method=method, seed=seed, **about)

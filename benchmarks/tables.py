@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Fill the tables of docs/results.md from benchmarks/results/*.json.
+"""Fill the tables of docs/*.md from benchmarks/results/*.json.
 
-    python benchmarks/tables.py            # writes the page
-    python benchmarks/tables.py --check    # exit code 1 if that would change it
+    python benchmarks/tables.py            # writes the pages
+    python benchmarks/tables.py --check    # exit code 1 if that would change one
 
 A block of the page names a result file and what to show of it; what stands in it is
 replaced:
@@ -30,7 +30,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / 'docs' / 'results.md'
+PAGES = [ROOT / 'docs' / name for name in ('results.md', 'methods.md')]
 RESULTS = ROOT / 'benchmarks' / 'results'
 SETTINGS = ('criterion', 'share', 'student', 'teacher', 'images', 'epochs')
 BLOCK = re.compile(r'(<!-- table: (.+?) -->\n).*?(<!-- /table -->)', re.DOTALL)
@@ -94,10 +94,16 @@ def summary(
     rows: list[dict], key: str, name: str, baseline: str, metrics: str
 ) -> list[str]:
     """One line of a comparison."""
-    own = {row['seed']: row for row in rows if row[key] == name}
+    every = [row for row in rows if row[key] == name]
+    own = {row['seed']: row for row in every if 'failed' not in row}
+    failed = len(every) - len(own)
     if not own:
+        if failed:
+            return [name, f'0 ({failed} failed)', *[''] * (len(metrics.split(',')) + 1)]
         return [name, *[''] * (len(metrics.split(',')) + 2)]
-    base = {row['seed']: row for row in rows if row[key] == baseline}
+    base = {
+        row['seed']: row for row in rows if row[key] == baseline and 'failed' not in row
+    }
     first = metrics.split(',')[0]
     pairs = [] if name == baseline else [s for s in own if s in base]
     gains = [own[seed][first] - base[seed][first] for seed in pairs]
@@ -109,7 +115,8 @@ def summary(
         if len(gains) < len(own):
             paired += f' ({len(gains)} pairs)'
     means = [spread([row[m] for row in own.values()]) for m in metrics.split(',')]
-    return [name, str(len(own)), *means, paired]
+    seeds = f'{len(own)} ({failed} failed)' if failed else str(len(own))
+    return [name, seeds, *means, paired]
 
 
 def spread(values: list[float]) -> str:
@@ -138,12 +145,15 @@ def table(heads: list[str], lines: list[list[str]]) -> str:
 
 
 def refresh(*, check: bool = False) -> bool:
-    """Bring the page up to date; whether it was not."""
-    before = PAGE.read_text()
-    after = fill(before)
-    if before != after and not check:
-        PAGE.write_text(after)
-    return before != after
+    """Bring the pages up to date; whether one was not."""
+    stale = False
+    for page in PAGES:
+        before = page.read_text()
+        after = fill(before)
+        if before != after and not check:
+            page.write_text(after)
+        stale |= before != after
+    return stale
 
 
 def main() -> int:

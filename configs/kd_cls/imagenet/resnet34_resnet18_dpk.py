@@ -9,3 +9,7 @@ model = dict(
         'resnet34_8xb32_in1k_20210831-f257d4e6.pth'),
     links={{_base_.links}},
     trial_size=(224, 224))
+optim_wrapper = dict(  # the authors' for DPK's own modules
+    constructor='kd_mm.DistillerOptimWrapperConstructor',
+    paramwise_cfg=dict(
+        distiller=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.95), weight_decay=1e-4)))
