@@ -1,5 +1,6 @@
 """Every shipped config can be read and, when it distils, built."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,12 @@ CONFIGS = sorted(
     if '_base_' not in path.parts
 )
 names = {'ids': lambda path: str(path.relative_to(ROOT / 'configs'))}
+
+
+@functools.cache
+def read(path):
+    """A config; shared by the tests, which do not change it."""
+    return Config.fromfile(path)
 
 
 def without_weights(value):
@@ -43,7 +50,7 @@ def build(cfg):
 @pytest.mark.parametrize('path', CONFIGS, **names)
 def test_a_shipped_config_is_short_and_has_all_a_run_needs(path):
     text = path.read_text()
-    cfg = Config.fromfile(path)
+    cfg = read(path)
     for key in ('model', 'train_dataloader', 'val_evaluator', 'optim_wrapper'):
         assert cfg.get(key), key
     if cfg.model.type == 'kd_mm.Distill':
@@ -54,7 +61,7 @@ def test_a_shipped_config_is_short_and_has_all_a_run_needs(path):
 
 @pytest.mark.parametrize('path', CONFIGS, **names)
 def test_a_shipped_config_builds(path):
-    cfg = Config.fromfile(path)
+    cfg = read(path)
     model = build(cfg)
     if cfg.model.type == 'kd_mm.Distill':
         assert set(model.distiller.links) == set(cfg.model.links)
