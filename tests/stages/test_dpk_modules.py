@@ -1,0 +1,83 @@
+"""DPK's networks: blocks, encoders that see their own tokens only, any size."""
+
+import math
+
+import pytest
+import torch
+
+from kd_mm.stages.dpk_modules import Block, PriorNet, Size
+
+
+def net(patch=1, student=4, teacher=6) -> PriorNet:
+    return PriorNet(
+        student=student,
+        teacher=teacher,
+        patch=patch,
+        encoder=Size(16, 2, 2),
+        decoder=Size(16, 1, 2),
+    )
+
+
+def test_a_block_equals_its_formula():
+    block, x = Block(8, 2).double(), torch.randn(3, 5, 8, dtype=torch.float64)
+    torch.nn.init.normal_(block.q_bias)
+    torch.nn.init.normal_(block.v_bias)
+    y = block.norm1(x)
+    q, k, v = (block.qkv.weight @ y.transpose(1, 2)).transpose(1, 2).chunk(3, 2)
+    q, v = q + block.q_bias, v + block.v_bias
+    heads = []
+    for h in range(2):
+        own = slice(4 * h, 4 * h + 4)
+        score = q[..., own] @ k[..., own].transpose(1, 2) / math.sqrt(4)
+        heads.append(score.softmax(2) @ v[..., own])
+    expected = x + block.proj(torch.cat(heads, 2))
+    expected = expected + block.mlp(block.norm2(expected))
+    torch.testing.assert_close(block(x), expected)
+
+
+@pytest.mark.parametrize('patch', [1, 2])
+def test_no_encoder_sees_a_token_of_the_other_side(patch):
+    model = net(patch)
+    student, teacher = torch.randn(2, 4, 8, 8), torch.randn(2, 6, 8, 8)
+    tokens = (8 // patch) ** 2
+    order = torch.rand(2, tokens).argsort(1)
+    count = tokens // 3
+    given = torch.zeros(2, tokens).scatter(1, order[:, :count], 1.0).bool()
+    cells = given.view(2, 1, 8 // patch, 8 // patch)
+    cells = cells.repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+    base = model(student, teacher, order, count)
+    # hidden positions may hold anything
+    student_2 = torch.where(cells, torch.randn(()) + student * 3, student)
+    teacher_2 = torch.where(cells, teacher, torch.randn(()) - teacher)
+    assert torch.equal(model(student_2, teacher_2, order, count), base)
+    # and the positions that are given matter
+    assert not torch.allclose(
+        model(student, torch.where(cells, teacher + 1, teacher), order, count), base
+    )
+    assert not torch.allclose(
+        model(torch.where(cells, student, student + 1), teacher, order, count), base
+    )
+
+
+def test_gradients_reach_the_student_only_through_its_own_positions():
+    model = net()
+    student = torch.randn(2, 4, 5, 7, requires_grad=True)
+    order = torch.rand(2, 35).argsort(1)
+    model(student, torch.randn(2, 6, 5, 7), order, 20).square().mean().backward()
+    given = torch.zeros(2, 35).scatter(1, order[:, :20], 1.0).bool().view(2, 1, 5, 7)
+    reached = student.grad.abs().sum(1, keepdim=True) > 0
+    assert torch.equal(reached, ~given)
+
+
+def test_tokens_come_back_to_their_places():
+    """A permuted order of processing is the same computation."""
+    model = net()
+    student, teacher = torch.randn(1, 4, 4, 5), torch.randn(1, 6, 4, 5)
+    first, second = torch.arange(20).split([8, 12])
+    shuffled = torch.cat([first.flip(0), second[torch.randperm(12)]])[None]
+    torch.testing.assert_close(
+        model(student, teacher, torch.arange(20)[None], 8),
+        model(student, teacher, shuffled, 8),
+        atol=1e-5,
+        rtol=1e-4,
+    )
