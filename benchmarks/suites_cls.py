@@ -120,6 +120,9 @@ def digits_methods() -> dict[str, dict | None]:
         for name in ('KCD', 'SoKD' if 'SoKD' in works else 'DAFA', 'DPK'):
             if name in works:
                 found[f'{host} + {name}'] = combine(links, *METHODS[name])
+    for host in ('FitNet', 'CWD', 'PKD'):  # which of its parts is it?
+        for name in ('DAFA', 'DAM'):
+            found[f'{host} + {name}'] = combine(own[host], name)
     for names in (('KCD', 'SoKD'), ('SoKD', 'DPK'), ('KCD', 'SoKD', 'DPK')):
         parts = [part for name in names for part in METHODS[name]]
         found[f'PKD + {" + ".join(names)}'] = combine(own['PKD'], *parts)
