@@ -123,6 +123,14 @@ def digits_methods() -> dict[str, dict | None]:
     for host in ('FitNet', 'CWD', 'PKD'):  # which of its parts is it?
         for name in ('DAFA', 'DAM'):
             found[f'{host} + {name}'] = combine(own[host], name)
+    # a finer map, which DAM is made for, and its average as published
+    finer = copy.deepcopy(own['FitNet'])
+    finer['map'].update(student='backbone.layer2', teacher='backbone.layer2')
+    for name, parts in {'': (), ' + DAM': ('DAM',), ' + SoKD': METHODS['SoKD']}.items():
+        links = combine(finer, *parts)
+        for stage in links['map']['stages']:
+            stage.pop('normalise', None)
+        found[f'FitNet at 8x8{name}'] = links
     for names in (('KCD', 'SoKD'), ('SoKD', 'DPK'), ('KCD', 'SoKD', 'DPK')):
         parts = [part for name in names for part in METHODS[name]]
         found[f'PKD + {" + ".join(names)}'] = combine(own['PKD'], *parts)

@@ -18,6 +18,10 @@ def cwd_loss(
     r"""Mean over images and channels of :math:`\tau^2 KL(\phi(t) \| \phi(s))`.
 
     :math:`\phi` is the softmax over the positions of one channel at temperature tau.
+    With a weight a position's term is :math:`p \log(p / q) - p + q`, whose sum over all
+    positions is the same, and which no position can make negative (our choice): the
+    bare :math:`p \log(p / q)` of a part of the map is least where the student has
+    moved all its probability there, not where it agrees with the teacher.
 
     Args:
         student (Tensor): ``(N, C, H, W)``.
@@ -30,7 +34,7 @@ def cwd_loss(
     log_t = F.log_softmax(teacher.flatten(2) / tau, dim=2)
     terms = F.kl_div(log_s, log_t, reduction='none', log_target=True)
     if weight is not None:
-        terms = terms * weight.flatten(2)
+        terms = (terms - log_t.exp() + log_s.exp()) * weight.flatten(2)
     return terms.sum() * (tau * tau / (n * c))
 
 

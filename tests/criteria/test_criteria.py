@@ -70,7 +70,7 @@ def cwd_reference(s, t, w, tau=2.0):
         for c in range(C):
             p = (t[n, c] / tau).exp() / (t[n, c] / tau).exp().sum()
             q = (s[n, c] / tau).exp() / (s[n, c] / tau).exp().sum()
-            total += (w[n, 0] * p * (p / q).log()).sum()
+            total += (w[n, 0] * (p * (p / q).log() - p + q)).sum()
     return tau**2 * total / (N * C)
 
 
@@ -127,6 +127,20 @@ def test_is_zero_for_equal_features_and_positive_otherwise(name):
     s, t = maps()
     assert abs(float(loss(s, s, **kwargs))) < 1e-12
     assert float(loss(s, t, **kwargs)) > 0
+
+
+@spatial
+def test_a_part_of_the_map_is_learned_and_nothing_else_rewarded(name):
+    """Under a weight map, too, the teacher itself is the minimum."""
+    loss, _, kwargs = SPATIAL[name]
+    s, t = maps()
+    weight = (torch.rand(N, 1, H, W, dtype=torch.float64) < 0.3).double()
+    weight[:, :, 0, 0] = 1
+    assert float(loss(s, t, weight=weight, **kwargs)) > 0
+    same = t.clone().requires_grad_()
+    value = loss(same, t, weight=weight, **kwargs)
+    (gradient,) = torch.autograd.grad(value, same)
+    assert abs(float(value)) < 1e-12 and float(gradient.abs().max()) < 1e-12
 
 
 @spatial

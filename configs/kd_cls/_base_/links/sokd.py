@@ -10,5 +10,5 @@ links = dict(
             dict(type='kd_mm.Resize', side='teacher', mode='area'),
             dict(type='kd_mm.DAFA', search_epochs=20, operators=_operators),
             dict(type='kd_mm.ConvAdapter', layers=3),
-            dict(type='kd_mm.DAM', normalise='area')],
+            dict(type='kd_mm.DAM')],
         criterion=dict(type='kd_mm.MSELoss', weight=2.0)))

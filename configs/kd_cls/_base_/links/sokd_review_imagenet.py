@@ -10,5 +10,5 @@ links = dict(
         stages=[
             dict(type='kd_mm.DAFA', search_epochs=5, operators=_operators),
             dict(type='kd_mm.ReviewKD', mid=512),
-            dict(type='kd_mm.DAM', normalise='area')],
+            dict(type='kd_mm.DAM')],
         criterion=dict(type='kd_mm.HCLLoss', weight=1.0)))

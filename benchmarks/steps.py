@@ -1,0 +1,269 @@
+"""The steps that the cost benchmarks time: a distilled model, its student, its teacher."""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterable
+
+import torch
+from mmdet.structures.mask import BitmapMasks
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import MessageHub
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+import kd_mm  # noqa: F401  makes `kd_mm::` known to MMEngine
+from kd_mm.stages import DAFA, ChannelAlign
+from kd_mm.trial import TrialSample, trial_samples
+
+OBJECTS = 5  # in an image
+CLASSES = 10  # that labels are drawn from
+
+
+def without_weights(value):
+    """A copy of a config without what would be downloaded."""
+    if isinstance(value, dict):
+        kept = {k: without_weights(v) for k, v in value.items() if k != 'init_cfg'}
+        return ConfigDict(kept)
+    if isinstance(value, list | tuple):
+        return type(value)(without_weights(v) for v in value)
+    return value
+
+
+def random_batch(
+    batch_size: int, size: tuple[int, int], device: str
+) -> tuple[Tensor, list[TrialSample]]:
+    """Images and labels as a data preprocessor leaves them.
+
+    The samples have boxes, masks and class labels, so that a detector finds what it
+    needs, and a classifier too.
+    """
+    samples = trial_samples(batch_size, size)
+    extent = torch.tensor([size[1], size[0]])
+    for number, sample in enumerate(samples):
+        corner, side = torch.rand(2, OBJECTS, 2)
+        low = corner * extent * 0.7
+        boxes = torch.cat([low, low + (0.05 + 0.25 * side) * extent], dim=1)
+        sample.gt_instances = InstanceData(
+            bboxes=boxes.to(device),
+            labels=torch.randint(CLASSES, (OBJECTS,), device=device),
+            masks=BitmapMasks.random(OBJECTS, height=size[0], width=size[1]),
+        )
+        sample.set_gt_label(torch.randint(CLASSES, (1,), device=device))
+        sample.set_metainfo(dict(sample_idx=number))
+    return torch.randn(batch_size, 3, *size, device=device), samples
+
+
+class Bench:
+    """The steps of one config, each a call without arguments.
+
+    Args:
+        cfg (Config): Of a distilled model.
+        device (str): Where to.
+        batch_size (int): Images in a step.
+        size (tuple[int, int]): Height and width of the images.
+        data (tuple, optional): Preprocessed images and their samples. Defaults to None:
+            random ones.
+        random (bool): Whether networks have random weights. Defaults to True.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        *,
+        device: str,
+        batch_size: int,
+        size: tuple[int, int],
+        data: tuple[Tensor, list] | None = None,
+        random: bool = True,
+    ) -> None:
+        model_cfg = without_weights(cfg.model)
+        if random:
+            model_cfg.teacher.update(checkpoint=None, allow_random=True)
+        shared = cfg.get('data_preprocessor')  # MMPretrain keeps it outside the model
+        student = model_cfg.student.copy()
+        if shared:
+            student.setdefault('data_preprocessor', shared)
+            model_cfg.setdefault('data_preprocessor', shared)
+        began = time.perf_counter()
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
+            self.plain = MODELS.build(student).to(device).train()
+            self.built_plain = time.perf_counter() - began
+            self.distilled = MODELS.build(model_cfg).to(device).train()
+        self.built = time.perf_counter() - began - self.built_plain
+        self.data = data or random_batch(batch_size, size, device)
+        self.optimizers = {
+            id(m): torch.optim.SGD(m.parameters(), lr=1e-6, momentum=0.9)
+            for m in (self.plain, self.distilled)
+        }
+        self.stages = [
+            s for link in self.distilled.distiller.links.values() for s in link.stages
+        ]
+        for stage in self.stages:
+            if isinstance(stage, ChannelAlign):
+                stage._mark(0)  # any map costs the same
+        self.progress(after_search=True)
+
+    def progress(self, *, after_search: bool) -> None:
+        """Where training is, for what depends on it."""
+        searches = [s for s in self.stages if isinstance(s, DAFA)]
+        done = 900 if after_search else max((s.start for s in searches), default=0)
+        hub = MessageHub.get_current_instance()
+        for name, value in dict(iter=done, max_iters=1000, max_epochs=1000).items():
+            hub.update_info(name, value)
+
+    def step(self, model: nn.Module) -> None:
+        """Forward, backward, update."""
+        loss, _ = model.parse_losses(model(*self.data, mode='loss'))
+        optimizer = self.optimizers[id(model)]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    @torch.no_grad()
+    def teacher(self):
+        """The teacher as far as the last tap."""
+        distiller = self.distilled.distiller
+        specs = distiller.specs('teacher', dict.fromkeys(distiller.links, 1.0))
+        return distiller.teacher(*self.data, specs)
+
+    @torch.no_grad()
+    def whole_teacher(self) -> None:
+        """The teacher to its predictions, as a model of its own would run."""
+        teacher = self.distilled.distiller.teacher
+        teacher.model(teacher.bridge(*self.data), self.data[1], mode='predict')
+
+    @torch.no_grad()
+    def predict(self, model: nn.Module) -> None:
+        """Predictions, as in validation."""
+        model.eval()
+        model(*self.data, mode='predict')
+        model.train()
+
+    def search(self) -> None:
+        """A distilled step during DAFA's search."""
+        self.progress(after_search=False)
+        self.step(self.distilled)
+        self.progress(after_search=True)
+
+    def variants(self) -> dict[str, Callable[[], object]]:
+        """What is measured."""
+        out: dict[str, Callable[[], object]] = dict(
+            student=lambda: self.step(self.plain),
+            teacher=self.teacher,
+            distilled=lambda: self.step(self.distilled),
+            whole_teacher=self.whole_teacher,
+            predict_plain=lambda: self.predict(self.plain),
+            predict_distilled=lambda: self.predict(self.distilled),
+        )
+        if any(isinstance(stage, DAFA) for stage in self.stages):
+            out['search'] = self.search
+        return out
+
+    @torch.no_grad()
+    def tapped(self) -> int:
+        """Bytes of the features that both sides of all links read."""
+        distiller, found = self.distilled.distiller, []
+        factors = dict.fromkeys(distiller.links, 1.0)
+        specs = distiller.specs('student', factors)
+        with distiller.taps['student'].record(self.distilled, specs=specs) as seen:
+            self.distilled(*self.data, mode='tensor')
+        for recording in (seen, self.teacher()):
+            found += [t for calls in recording.calls.values() for c in calls for t in c]
+        return size_of(found)
+
+    def held(self, model: nn.Module) -> int:
+        """Bytes that stay from step to step: weights and the optimiser's state."""
+        states = self.optimizers[id(model)].state.values()
+        kept = (v for state in states for v in state.values() if torch.is_tensor(v))
+        return size_of([*model.parameters(), *model.buffers(), *kept])
+
+    def memory(self, device: str) -> dict[str, int]:
+        """Bytes: of the plain and of the distilled training, and the latter's bound.
+
+        The bound is what cannot be less: the plain training, the teacher's weights and
+        the features that are read.
+        """
+        teacher = self.distilled.distiller.teacher.model.state_dict().values()
+        found = {}
+        for name, model in dict(student=self.plain, distilled=self.distilled).items():
+            self.optimizers[id(model)].zero_grad()  # gradients count as the step's
+            peak = peak_memory(lambda m=model: self.step(m), device)
+            found[name] = self.held(model) + peak
+        found['distilled'] += size_of(teacher)
+        found['bound'] = found['student'] + size_of(teacher) + self.tapped()
+        return found
+
+
+def size_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes, each storage once."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors}
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def measure(
+    variants: dict[str, Callable[[], object]], *, repeats: int, device: str
+) -> dict[str, list[float]]:
+    """Seconds of every variant, turn by turn; the first two turns do not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(repeats + 2):
+        for name, run in variants.items():
+            if device == 'cuda':
+                torch.cuda.synchronize()
+            began = time.perf_counter()
+            run()
+            if device == 'cuda':
+                torch.cuda.synchronize()
+            if turn >= 2:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def ratios(above: list[float], *below: list[float]) -> list[float]:
+    """Turn by turn: one time over the sum of others."""
+    return [a / sum(b) for a, *b in zip(above, *below, strict=True)]
+
+
+def ratio(above: list[float], *below: list[float]) -> str:
+    """Median and quartiles of the turns' ratios, as text."""
+    low, middle, high = statistics.quantiles(ratios(above, *below), n=4)
+    return f'{middle:.3f} ({low:.3f} to {high:.3f})'
+
+
+def peak_memory(run: Callable[[], object], device: str) -> int:
+    """Bytes that a run takes from torch's allocator at its peak, above what it found."""
+    if device == 'cuda':
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        run()
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == '[memory]']
+    events.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate((e.nbytes() for e in events), initial=0))
+
+
+def flops(run: Callable[[], object]) -> int:
+    """Floating-point operations of matrix products and convolutions, both ways."""
+    # the fused attention of a CPU is not known to the counter
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        run()
+    return counter.get_total_flops()
+
+
+def runs_without_waiting(run: Callable[[], object]) -> bool:
+    """Whether a step of the GPU holds up the host nowhere."""
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        run()
+    except RuntimeError:
+        return False
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    return True
