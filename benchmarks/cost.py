@@ -21,7 +21,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
-from steps import Bench, flops, measure, ratio, runs_without_waiting
+from steps import Bench, flops, measure, random_batch, ratio, runs_without_waiting
 from tables import refresh
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +63,8 @@ def first_step(bench: Bench) -> dict[str, float]:
 def report(path: Path, *, batch: int, size: tuple[int, int], args) -> dict:
     """One row: a config's times, ratios and memory."""
     cfg = Config.fromfile(path)
-    bench = Bench(cfg, device=args.device, batch_size=batch, size=size)
+    data = random_batch(batch, size, args.device)
+    bench = Bench(cfg, data=data, device=args.device)
     first = first_step(bench)
     variants = bench.variants()
     seconds = measure(variants, repeats=args.repeats, device=args.device)

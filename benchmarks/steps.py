@@ -1,4 +1,4 @@
-"""The steps that the cost benchmarks time: a distilled model, its student, its teacher."""
+"""What the cost benchmarks time: a distilled model, its student and its teacher."""
 
 import itertools
 import statistics
@@ -34,6 +34,14 @@ def without_weights(value):
     return value
 
 
+def student_config(cfg: Config) -> ConfigDict:
+    """The plain student, with its data preprocessor."""
+    student = without_weights(cfg.model.student)
+    if shared := cfg.get('data_preprocessor'):  # MMPretrain keeps it outside the model
+        student.setdefault('data_preprocessor', shared)
+    return student
+
+
 def random_batch(
     batch_size: int, size: tuple[int, int], device: str
 ) -> tuple[Tensor, list[TrialSample]]:
@@ -63,39 +71,30 @@ class Bench:
 
     Args:
         cfg (Config): Of a distilled model.
-        device (str): Where to.
-        batch_size (int): Images in a step.
-        size (tuple[int, int]): Height and width of the images.
-        data (tuple, optional): Preprocessed images and their samples. Defaults to None:
-            random ones.
-        random (bool): Whether networks have random weights. Defaults to True.
+        data (tuple): Preprocessed images on the device, and their samples.
+        device (str): Where the networks go.
+        random (bool): Whether the teacher has random weights. Defaults to True.
     """
 
     def __init__(
         self,
         cfg: Config,
         *,
+        data: tuple[Tensor, list],
         device: str,
-        batch_size: int,
-        size: tuple[int, int],
-        data: tuple[Tensor, list] | None = None,
         random: bool = True,
     ) -> None:
         model_cfg = without_weights(cfg.model)
         if random:
             model_cfg.teacher.update(checkpoint=None, allow_random=True)
-        shared = cfg.get('data_preprocessor')  # MMPretrain keeps it outside the model
-        student = model_cfg.student.copy()
-        if shared:
-            student.setdefault('data_preprocessor', shared)
-            model_cfg.setdefault('data_preprocessor', shared)
+        student = model_cfg.student = student_config(cfg)
         began = time.perf_counter()
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
             self.plain = MODELS.build(student).to(device).train()
             self.built_plain = time.perf_counter() - began
             self.distilled = MODELS.build(model_cfg).to(device).train()
         self.built = time.perf_counter() - began - self.built_plain
-        self.data = data or random_batch(batch_size, size, device)
+        self.data = data
         self.optimizers = {
             id(m): torch.optim.SGD(m.parameters(), lr=1e-6, momentum=0.9)
             for m in (self.plain, self.distilled)
@@ -235,7 +234,7 @@ def ratio(above: list[float], *below: list[float]) -> str:
 
 
 def peak_memory(run: Callable[[], object], device: str) -> int:
-    """Bytes that a run takes from torch's allocator at its peak, above what it found."""
+    """Bytes that a run takes from torch's allocator at its peak, beyond those held."""
     if device == 'cuda':
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -244,9 +243,13 @@ def peak_memory(run: Callable[[], object], device: str) -> int:
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         run()
-    events = [e for e in seen.profiler.kineto_results.events() if e.name() == '[memory]']
-    events.sort(key=lambda event: event.start_ns())
+    every = seen.profiler.kineto_results.events()
+    events = sorted((e for e in every if e.name() == '[memory]'), key=_when)
     return max(itertools.accumulate((e.nbytes() for e in events), initial=0))
+
+
+def _when(event) -> int:
+    return event.start_ns()
 
 
 def flops(run: Callable[[], object]) -> int:

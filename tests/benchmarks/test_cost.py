@@ -1,6 +1,6 @@
-"""benchmarks/cost.py measures what it says, on a toy config. No test of times."""
+"""benchmarks/cost.py measures what it says, on toys. No test of times."""
 
-import importlib.util
+import argparse
 import sys
 from pathlib import Path
 
@@ -12,36 +12,37 @@ from mmengine.config import Config
 from mmengine.logging import MessageHub
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / 'benchmarks'))
+
+import cost  # noqa: E402
+import steps  # noqa: E402
 
 
-@pytest.fixture
-def cost(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
-    path = ROOT / 'benchmarks' / 'cost.py'
-    spec = importlib.util.spec_from_file_location('cost', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.modules.pop('tables', None)
+@pytest.fixture(autouse=True)
+def no_progress_left():
+    yield
     MessageHub.get_current_instance().runtime_info.clear()
 
 
-def bench(cost, stages):
+def bench(stages=(), *, model=toys.retinanet, tap='neck', size=(64, 64)):
     link = dict(
-        student='neck',
-        teacher='neck',
-        stages=stages,
+        student=tap,
+        teacher=tap,
+        stages=list(stages),
         criterion=dict(type='kd_mm.MSELoss'),
     )
-    model = distill_cfg(toys.retinanet(classes=10), toys.retinanet(), dict(fpn=link))
-    return cost.Bench(
-        Config(dict(model=model)), device='cpu', batch_size=2, size=(64, 64)
+    scope = 'mmdet' if model is toys.retinanet else 'mmpretrain'
+    cfg = distill_cfg(model(classes=10), model(classes=10), dict(fpn=link))
+    return steps.Bench(
+        Config(dict(model=cfg, default_scope=scope)),
+        data=steps.random_batch(2, size, 'cpu'),
+        device='cpu',
     )
 
 
-def test_every_variant_does_its_part(cost):
+def test_every_variant_does_its_part():
     dafa = dict(type='kd_mm.DAFA', start=1, search_epochs=4)
-    one = bench(cost, [dict(type='kd_mm.ChannelAlign'), dafa])
+    one = bench([dict(type='kd_mm.ChannelAlign'), dafa])
     variants = one.variants()
     assert set(variants) > {'student', 'teacher', 'distilled', 'search'}
     policy = one.stages[1].policy
@@ -60,10 +61,68 @@ def test_every_variant_does_its_part(cost):
     assert one.distilled.training
 
 
-def test_turns_interleave_and_ratios_are_taken_turn_by_turn(cost):
+def test_classifiers_take_the_same_way():
+    one = bench(model=toys.classifier, tap='backbone', size=(32, 32))
+    for run in one.variants().values():
+        run()
+    found = one.memory('cpu')
+    assert found['distilled'] > found['student'] > one.held(one.plain) > 0
+
+
+def test_turns_interleave_and_ratios_are_taken_turn_by_turn():
     order = []
     variants = {name: lambda name=name: order.append(name) for name in 'ab'}
-    seconds = cost.measure(variants, repeats=3, device='cpu')
+    seconds = steps.measure(variants, repeats=3, device='cpu')
     assert order == list('ab') * 5 and [len(s) for s in seconds.values()] == [3, 3]
-    text = cost.ratio([2.0, 4.0, 9.0], [1.0, 1.0, 2.0], [1.0, 1.0, 1.0])
+    text = steps.ratio([2.0, 4.0, 9.0], [1.0, 1.0, 2.0], [1.0, 1.0, 1.0])
     assert text == '2.000 (1.000 to 3.000)'
+
+
+def test_peak_memory_is_the_highest_sum_not_the_total():
+    def run():
+        first = torch.empty(2**20)  # 4 MiB
+        del first
+        second = torch.empty(2**18), torch.empty(2**18)
+        del second
+
+    assert steps.peak_memory(run, 'cpu') == 4 * 2**20
+
+
+def test_flops_count_both_ways_and_attention():
+    layer = torch.nn.Linear(8, 16, bias=False)
+    x = torch.randn(4, 8)
+    once = 2 * 4 * 8 * 16
+    assert steps.flops(lambda: layer(x)) == once
+    assert steps.flops(lambda: layer(x).sum().backward()) == 2 * once
+    q = torch.randn(1, 2, 5, 8)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert steps.flops(lambda: attend(q, q, q)) == 2 * (2 * 2 * 5 * 5 * 8)
+
+
+def test_the_bound_of_memory_is_student_teacher_weights_and_what_is_read():
+    one = bench()
+    one.step(one.plain)
+    one.step(one.distilled)
+    found = one.memory('cpu')
+    teacher = one.distilled.distiller.teacher.model
+    weights = sum(t.numel() * t.element_size() for t in teacher.state_dict().values())
+    read = 2 * sum(t.numel() * 4 for t in one.teacher().calls[_neck(one)][0])
+    assert one.tapped() == read
+    assert found['bound'] == found['student'] + weights + read
+
+
+def _neck(one):
+    return one.distilled.distiller.teacher.taps.taps['neck']
+
+
+def test_every_config_of_the_default_list_is_there_and_its_size_is_used():
+    args = argparse.Namespace(batch_size=None, size=None)
+    for name, (batch, size) in cost.DEFAULT.items():
+        assert cost.wanted(ROOT / name, args) == (batch, size)
+    own = ROOT / 'configs/kd_cls/digits/resnet20_resnet8_sokd.py'
+    batch = Config.fromfile(own).train_dataloader.batch_size
+    assert cost.wanted(own, args) == (batch, (16, 16))
+    args = argparse.Namespace(batch_size=3, size=[20, 24])
+    assert cost.wanted(own, args) == (3, (20, 24))
+    with pytest.raises(SystemExit, match='is not distilled'):
+        cost.wanted(ROOT / 'configs/kd_cls/digits/resnet8.py', args)
