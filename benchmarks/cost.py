@@ -33,7 +33,7 @@ NAMES = {
     (DIGITS, 8, 128): ('fitnet', 'pkd', 'kcd_pkd', 'sokd', 'dpk'),
     (COCO, 1, 320): ('fitnet', 'cwd', 'pkd', 'kcd_pkd', 'sokd', 'dpk'),
     (CIFAR, 64, 32): ('kd', 'fitnet', 'cwd', 'pkd', 'kcd', 'sokd', 'dpk'),
-    (IMAGENET, 8, 224): ('kd', 'sokd', 'dpk'),
+    (IMAGENET, 8, 224): ('kd', 'review', 'sokd', 'dpk'),
 }
 # config -> images in a step, height and width
 DEFAULT = {

@@ -27,10 +27,11 @@ from rich.console import Console
 from rich.table import Table
 from suites import DETECTION, Suite
 from suites_cls import CIFAR10, DIGITS_CLS
+from suites_large import LARGE
 from tables import refresh
 
 RESULTS = ROOT / 'benchmarks/results'
-SUITES = {suite.name: suite for suite in (DETECTION, DIGITS_CLS, CIFAR10)}
+SUITES = {suite.name: suite for suite in (DETECTION, DIGITS_CLS, CIFAR10, *LARGE)}
 
 
 def results(suite: Suite) -> Path:

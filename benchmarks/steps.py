@@ -252,12 +252,17 @@ def _when(event) -> int:
     return event.start_ns()
 
 
-def flops(run: Callable[[], object]) -> int:
-    """Floating-point operations of matrix products and convolutions, both ways."""
+def count_flops(run: Callable[[], object]) -> dict[object, int]:
+    """Floating-point operations by operator: products and convolutions, both ways."""
     # the fused attention of a CPU is not known to the counter
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         run()
-    return counter.get_total_flops()
+    return counter.get_flop_counts()['Global']
+
+
+def flops(run: Callable[[], object]) -> int:
+    """Floating-point operations of all of them."""
+    return sum(count_flops(run).values())
 
 
 def runs_without_waiting(run: Callable[[], object]) -> bool:

@@ -81,6 +81,7 @@ DAM_GT = dict(DAM, supervision='gt', heatmaps=1)
 DPK = dict(type='kd_mm.DPK', patch=[2, 1, 1], encoder=(64, 2, 4), decoder=(64, 1, 4))
 MSE = dict(type='kd_mm.MSELoss', weight=2.0)
 PKD = dict(type='kd_mm.PKDLoss', weight=2.0)
+CWD = dict(type='kd_mm.CWDLoss', weight=10.0)
 
 
 def neck(*stages: dict, criterion: dict = MSE) -> dict:
@@ -104,7 +105,7 @@ DIGITS = {
     'AT': neck(criterion=dict(type='kd_mm.ATLoss', weight=1000.0)),
     'SP': neck(criterion=dict(type='kd_mm.SPLoss', weight=100.0)),
     'PKD': neck(criterion=PKD),
-    'CWD': neck(criterion=dict(type='kd_mm.CWDLoss', weight=10.0)),
+    'CWD': neck(criterion=CWD),
     'KD': head(dict(type='kd_mm.KDLoss', tau=1.0, sigmoid=True, weight=100.0)),
     'MGD': neck(dict(type='kd_mm.MGD', ratio=0.65)),
     'FGD': neck(criterion=dict(type='kd_mm.FGDLoss', weight=0.1)),
@@ -119,6 +120,11 @@ DIGITS = {
     'KCD + SoKD + PKD': neck(ALIGN, DAFA_7, DAM_GT, criterion=PKD),
     'SoKD + DPK': neck(DAFA_7, DPK, DAM_GT),
     'KCD + SoKD + DPK': neck(ALIGN, DAFA_7, DPK, DAM_GT),
+    # without the wait for a map that is fitted on a student of one epoch
+    'KCD at the start + PKD': neck(dict(ALIGN, fit_at='start'), criterion=PKD),
+    # the best host
+    'CWD + DAM': neck(DAM_GT, criterion=CWD),
+    'CWD + SoKD': neck(DAFA_7, DAM_GT, criterion=CWD),
     # as large a loss as DAM's, without its areas: is it the areas or the weight?
     'FitNet weight 6': neck(ADAPTER, criterion=dict(MSE, weight=6.0)),
 }

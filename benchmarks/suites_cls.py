@@ -66,6 +66,7 @@ def cifar10_methods(epochs: int) -> dict[str, dict | None]:
     links['DPK on the last stage + KD'] = {
         key: link for key, link in links['DPK + KD'].items() if key != 'middle'
     }
+    links['KD + PKD'] = links['KD'] | links['PKD']
     return dict(alone=None) | links
 
 

@@ -15,7 +15,8 @@ deviation over seeds, and the mean ± standard error of the difference to `basel
 paired by seed. There is a table for every combination of the settings in the file
 (criterion, images, epochs, teacher ...), and a line for every one of `names`, blank
 where it was not run; without `names` for all that were. `metrics` (default
-mAP,mAP_50) are compared, and the first one is paired.
+mAP,mAP_50) are compared, and the first one is paired. `published` adds a column with
+the literature's values of that entry of benchmarks/published.json.
 
 With `columns`, the rows are shown as they are. `at` names the entry of the file that
 holds the rows, where it is not a list itself.
@@ -32,6 +33,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / 'docs' / name for name in ('results.md', 'methods.md')]
 RESULTS = ROOT / 'benchmarks' / 'results'
+PUBLISHED = ROOT / 'benchmarks' / 'published.json'
 SETTINGS = ('criterion', 'share', 'student', 'teacher', 'images', 'epochs')
 BLOCK = re.compile(r'(<!-- table: (.+?) -->\n).*?(<!-- /table -->)', re.DOTALL)
 
@@ -70,8 +72,10 @@ def compared(
     baseline: str,
     names: str = '',
     metrics: str = 'mAP,mAP_50',
+    published: str = '',
 ) -> str:
     """One table per combination of settings, averaged over seeds."""
+    papers = json.loads(PUBLISHED.read_text())[published] if published else {}
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         about = tuple((k, row[k]) for k in SETTINGS if k in row)
@@ -85,8 +89,11 @@ def compared(
         order = names.split(',') if names else found
         lines = [summary(group, key, name, baseline, metrics) for name in order]
         heads = metrics.split(',')
-        difference = f'{heads[0]} - {baseline} (± standard error)'
-        parts.append(caption + table([key, 'seeds', *heads, difference], lines))
+        heads = [key, 'seeds', *heads, f'{heads[0]} - {baseline} (± standard error)']
+        if published:
+            heads.append('published')
+            lines = [[*line, papers.get(line[0], '')] for line in lines]
+        parts.append(caption + table(heads, lines))
     return '\n'.join(parts)
 
 

@@ -90,3 +90,18 @@ def test_the_planted_permutation_is_undone():
         assert loss('permuted', 'bipartite', **align) == pytest.approx(unpermuted)
     assert loss('permuted', 'identity') > 3 * unpermuted
     assert loss('permuted', 'random') > 3 * unpermuted
+
+
+def test_what_papers_report_stands_beside_it(tables, tmp_path):
+    marker = (
+        '<!-- table: not_there key=method baseline=alone metrics=top1 '
+        'names=alone,DKD,MGD published=cifar100_resnet56_resnet20 -->\n'
+    )
+    text = tables.fill(f'{marker}<!-- /table -->\n', tmp_path)
+    assert (
+        '| method | seeds | top1 | top1 - alone (± standard error) | published |'
+        in text
+    )
+    assert '| alone |  |  |  | 69.06 |' in text
+    assert '| DKD |  |  |  | 71.97 |' in text
+    assert '| MGD |  |  |  |  |' in text

@@ -6,10 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+from mmengine.registry import MODELS, DefaultScope
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / 'benchmarks'))
 
 from gain import SUITES, add, one_run, read  # noqa: E402
+from steps import without_weights  # noqa: E402
 
 
 def test_processes_that_add_rows_at_once_lose_none(tmp_path):
@@ -39,3 +43,40 @@ def test_a_run_that_diverges_says_so_and_another_has_its_metrics(tmp_path):
 def test_every_suite_has_its_base_and_real_configs():
     for suite in SUITES.values():
         assert suite.base in suite.methods and suite.teacher.is_file()
+
+
+def test_fewer_epochs_keep_the_shape_of_the_schedule(tmp_path):
+    suite = SUITES['cifar100-resnet56-resnet20']
+    cfg = suite.config(tmp_path / 'x', seed=3, epochs=24, images=100)
+    assert cfg.param_scheduler.milestones == [15, 18, 21]
+    assert cfg.train_cfg.max_epochs == 24 and cfg.randomness.seed == 3
+    assert cfg.train_dataloader.dataset.dataset.indices == 100
+
+
+@pytest.mark.parametrize(
+    ('suite', 'method'),
+    [
+        ('cifar100-resnet56-resnet20', 'KD + PKD + SoKD'),
+        ('coco-femto', 'KCD + FitNet without adapter'),
+        ('coco-retinanet-mbv2', 'KCD + FitNet without adapter'),
+        ('coco-retinanet-mbv2', 'DPK'),
+    ],
+)
+def test_links_that_no_shipped_config_has_fit(suite, method, tmp_path):
+    suite = SUITES[suite]
+    cfg = without_weights(suite.config(tmp_path / 'x', seed=0, epochs=1)._cfg_dict)
+    student = dict(cfg.model)
+    if shared := cfg.get('data_preprocessor'):
+        student.setdefault('data_preprocessor', shared)
+    teacher = dict(config=str(suite.teacher), allow_random=True)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(
+            dict(
+                type='kd_mm.Distill',
+                student=student,
+                teacher=teacher,
+                links=suite.methods[method],
+                trial_size=suite.trial_size,
+            )
+        )
+    assert set(model.distiller.links) == set(suite.methods[method])
