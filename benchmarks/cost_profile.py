@@ -33,7 +33,7 @@ DEFAULT = (
 KINDS = {  # the first that matches
     'convolution': 'conv',
     'attention': 'scaled_dot|bmm',
-    'matrix product': r'::(add)?mm$|linear',
+    'matrix product': r'[:.](add)?mm$',
     'normalisation': 'norm',
     'activation': 'gelu|relu|threshold|clamp_min|softplus|sigmoid|softmax',
 }

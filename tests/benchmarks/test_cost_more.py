@@ -94,6 +94,7 @@ def test_a_profile_adds_up_by_kind():
     kinds = {
         'aten::mkldnn_convolution': 'convolution',
         'aten::addmm': 'matrix product',
+        'aten.mm': 'matrix product',
         'aten::_scaled_dot_product_flash_attention_for_cpu': 'attention',
         'aten::native_layer_norm_backward': 'normalisation',
         'aten::gelu': 'activation',
