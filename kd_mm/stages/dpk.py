@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from mmengine.dist import all_gather, get_rank, get_world_size
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..analysis.cka import cka, with_earlier
@@ -287,7 +288,8 @@ def describe(where: str, net: PriorNet, student: Tensor, teacher: Tensor) -> Non
     rows, columns = net.grid(*student.shape[2:])
     order = torch.arange(rows * columns)[None]
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    # the counter does not know the fused attention of a CPU
+    with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH):
         net(student[:1].detach(), teacher[:1], order, rows * columns // 2)
     parameters = sum(p.numel() for p in net.parameters())
     MMLogger.get_current_instance().info(

@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
+from kd_mm.stages.dpk import describe
 from kd_mm.stages.dpk_modules import Block, PriorNet, Size
 
 
@@ -81,3 +83,25 @@ def test_tokens_come_back_to_their_places():
         atol=1e-5,
         rtol=1e-4,
     )
+
+
+def test_the_log_counts_every_product_attention_too(monkeypatch):
+    said = []
+    monkeypatch.setattr(MMLogger, 'info', lambda self, text: said.append(text))
+    side, student, teacher = 20, 4, 6
+    one = torch.zeros(1, student, side, side), torch.zeros(1, teacher, side, side)
+    describe('here', net(), *one)
+    tokens, dim = side * side, 16
+
+    def blocks(length, depth):
+        linear = length * dim * dim * (3 + 1 + 4 + 4)
+        return depth * (linear + 2 * length * length * dim)
+
+    products = (
+        tokens * (student + teacher) * dim  # embeddings
+        + 2 * blocks(tokens // 2, 2)
+        + tokens * dim * dim
+        + blocks(tokens, 1)
+        + tokens * dim * teacher
+    )
+    assert f'{2 * products / 1e9:.3f} GFLOPs' in said[0]
