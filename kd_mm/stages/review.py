@@ -39,13 +39,21 @@ class Fusion(nn.Module):
         """
         x = self.reduce(x)
         if self.attend is not None and deeper is not None:
-            deeper = F.interpolate(deeper, x.shape[2:], mode='nearest')
-            share = self.attend(torch.cat([x, deeper], 1)).sigmoid()
-            x = x * share[:, :1] + deeper * share[:, 1:]
+            # `attend` of both, without a copy of both; what it makes of the deeper one
+            # does not depend on whether that is enlarged before or after
+            of_x, of_deeper = self.attend.weight.chunk(2, dim=1)
+            share = F.conv2d(x, of_x, self.attend.bias)
+            share = share + _enlarged(F.conv2d(deeper, of_deeper), x)
+            share = share.sigmoid()
+            x = x * share[:, :1] + _enlarged(deeper, x) * share[:, 1:]
         resized = x
         if x.shape[2:] != size:
             resized = F.interpolate(x, size, mode='nearest')
         return self.expand(resized), x
+
+
+def _enlarged(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, like.shape[2:], mode='nearest')
 
 
 @MODELS.register_module()

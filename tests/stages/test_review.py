@@ -18,6 +18,7 @@ from kd_mm.criteria import HCLLoss, hcl_loss, mse_loss
 from kd_mm.errors import ConfigError
 from kd_mm.pair import FeaturePair
 from kd_mm.stages import ReviewKD
+from kd_mm.stages.review import Fusion
 
 
 def pair(student, teacher, **kwargs) -> FeaturePair:
@@ -125,3 +126,20 @@ def test_teaches_a_real_model(name):
     assert 0 < logs[-1]['loss_kd_maps'] < logs[0]['loss_kd_maps']
     model.parse_losses(losses_of(model, batch))[0].backward()
     assert all(p.grad is not None for p in model.distiller.parameters())
+
+
+def test_fusion_equals_attention_over_both_maps_put_together():
+    fusion = Fusion(own=5, mid=4, out=6, first=False).double().eval()
+    for parameter in fusion.parameters():
+        torch.nn.init.normal_(parameter)
+    x, deeper = (
+        torch.randn(2, width, side, side, dtype=torch.float64)
+        for width, side in ((5, 6), (4, 3))
+    )
+    large = deeper.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    own = fusion.reduce(x)
+    share = fusion.attend(torch.cat([own, large], 1)).sigmoid()
+    fused = own * share[:, :1] + large * share[:, 1:]
+    out, handed_on = fusion(x, deeper, torch.Size((6, 6)))
+    torch.testing.assert_close(handed_on, fused)
+    torch.testing.assert_close(out, fusion.expand(fused))
