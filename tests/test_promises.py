@@ -285,9 +285,15 @@ def test_7_losses_keep_their_names_and_links_have_their_own(name):
     assert 0 < float(share) < 1 and not share.requires_grad
 
 
-def test_7_teachers_metric_is_printed_once(tmp_path):
-    model = distill_cfg(*MODELS['retinanet'], teacher_kwargs=dict(validate=True))
-    runner(model, tmp_path, epochs=2, log_level='INFO').train()
+@pytest.mark.parametrize('dtype', [None, 'bf16'])
+def test_7_teachers_metric_is_printed_once(tmp_path, dtype):
+    wanted = dict(validate=True, dtype=dtype)
+    model = distill_cfg(*MODELS['retinanet'], teacher_kwargs=wanted)
+    run = runner(model, tmp_path, epochs=2, log_level='INFO')
+    run.train()
+    teacher = run.model.distiller.teacher
+    types = {p.dtype for p in teacher.model.parameters()}
+    assert types == {teacher.dtype or torch.float32}
     log = next(tmp_path.glob('*/*.log')).read_text()
     assert log.count('the teacher on the validation set: images 4') == 1
 

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Iterator
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -11,6 +10,7 @@ from mmengine.runner import Runner
 from ..analysis.evaluate import evaluate
 from ..errors import ConfigError
 from ..registry import HOOKS
+from ..teacher import Teacher
 
 
 def attach_to_runners() -> None:
@@ -72,7 +72,7 @@ class DistillHook(Hook):
     def before_train(self, runner: Runner) -> None:
         teacher = _distiller(runner).teacher
         if teacher.validate:
-            self._validate(runner, teacher.model)
+            self._validate(runner, teacher)
         for stage in self._stages(runner):
             stage.before_train(runner)
 
@@ -97,11 +97,19 @@ class DistillHook(Hook):
             stage.after_train_iter(runner)
 
     @staticmethod
-    def _validate(runner: Runner, teacher: torch.nn.Module) -> None:
-        """Evaluate the teacher as the student will be: same data, same metric."""
+    def _validate(runner: Runner, teacher: Teacher) -> None:
+        """Evaluate the teacher as the student will be: same data, same metric.
+
+        Decoding and suppression of boxes want fp32: a teacher in bf16 or fp16 is
+        evaluated with its rounded weights, in fp32.
+        """
         loop = runner.val_loop
         if loop is None:
             raise ConfigError('teacher.validate=True needs a val_dataloader')
-        metrics = evaluate(teacher, loop.dataloader, loop.evaluator)
+        if teacher.dtype:
+            teacher.model.float()
+        metrics = evaluate(teacher.model, loop.dataloader, loop.evaluator)
+        if teacher.dtype:
+            teacher.model.to(teacher.dtype)
         text = ', '.join(f'{name} {value:.4f}' for name, value in metrics.items())
         runner.logger.info(f'kd_mm: the teacher on the validation set: {text}')
