@@ -10,7 +10,6 @@ Random weights and images; no data is read. Run it on a machine that does nothin
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -21,7 +20,15 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
-from steps import Bench, flops, measure, random_batch, ratio, runs_without_waiting
+from steps import (
+    Bench,
+    flops,
+    measure,
+    random_batch,
+    ratio,
+    runs_without_waiting,
+    store,
+)
 from tables import refresh
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,10 +148,7 @@ def main() -> None:
     for path in paths:
         batch, size = wanted(path, args)
         row = report(path, batch=batch, size=size, args=args)
-        rows = json.loads(result.read_text()) if result.is_file() else []
-        rows = [r for r in rows if r['config'] != row['config']] + [row]
-        lines = ',\n '.join(json.dumps(r) for r in rows)
-        result.write_text(f'[{lines}]\n')
+        store(result, row['config'], [row])
         times = (f'{row[key]:.0f} ms' for key in ('student_ms', 'teacher_ms'))
         cells = (row[key] for key in ('overhead', 'search', 'memory'))
         table.add_row(row['config'], *times, *cells)

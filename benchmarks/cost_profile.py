@@ -11,7 +11,6 @@ of the plain step.
 """
 
 import argparse
-import json
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
-from steps import Bench, count_flops, random_batch
+from steps import Bench, count_flops, random_batch, store
 from tables import refresh
 from torch.profiler import ProfilerActivity, profile
 
@@ -115,10 +114,7 @@ def main() -> None:
     for name in args.configs:
         path = ROOT / name
         own = report(path)
-        rows = json.loads(result.read_text()) if result.is_file() else []
-        rows = [row for row in rows if row['config'] != path.stem] + own
-        lines = ',\n '.join(json.dumps(row) for row in rows)
-        result.write_text(f'[{lines}]\n')
+        store(result, path.stem, own)
         table = Table(*own[0], title=path.stem)
         for row in own:
             table.add_row(*map(str, row.values()))

@@ -14,7 +14,6 @@ are random, and the row says so.
 
 import argparse
 import copy
-import json
 import statistics
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
-from steps import Bench, measure, random_batch, ratio, ratios, student_config
+from steps import Bench, measure, random_batch, ratio, ratios, store, student_config
 from tables import refresh
 
 # config -> images in a step, and their size where they are random
@@ -154,10 +153,7 @@ def main() -> None:
     table = Table('config', 'way', 'teacher', 'step', 'change / noise')
     for path in map(Path, args.configs or [ROOT / p for p in DEFAULT]):
         own = report(path, args)
-        rows = json.loads(result.read_text()) if result.is_file() else []
-        rows = [row for row in rows if row['config'] != path.stem] + own
-        lines = ',\n '.join(json.dumps(row) for row in rows)
-        result.write_text(f'[{lines}]\n')
+        store(result, path.stem, own)
         for row in own:
             step = row['step_over_student_and_plain_teacher']
             change = row.get('loss_change_over_noise', '')

@@ -1,9 +1,11 @@
 """What the cost benchmarks time: a distilled model, its student and its teacher."""
 
 import itertools
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from mmdet.structures.mask import BitmapMasks
@@ -263,6 +265,14 @@ def count_flops(run: Callable[[], object]) -> dict[object, int]:
 def flops(run: Callable[[], object]) -> int:
     """Floating-point operations of all of them."""
     return sum(count_flops(run).values())
+
+
+def store(path: Path, config: str, new: list[dict]) -> None:
+    """Put the rows of one config into a result file, in the place of its old ones."""
+    rows = json.loads(path.read_text()) if path.is_file() else []
+    rows = [row for row in rows if row['config'] != config] + new
+    lines = ',\n '.join(json.dumps(row) for row in rows)
+    path.write_text(f'[{lines}]\n')
 
 
 def runs_without_waiting(run: Callable[[], object]) -> bool:

@@ -1,6 +1,7 @@
 """benchmarks/cost.py measures what it says, on toys. No test of times."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -126,3 +127,14 @@ def test_every_config_of_the_default_list_is_there_and_its_size_is_used():
     assert cost.wanted(own, args) == (3, (20, 24))
     with pytest.raises(SystemExit, match='is not distilled'):
         cost.wanted(ROOT / 'configs/kd_cls/digits/resnet8.py', args)
+
+
+def test_a_config_measured_again_replaces_its_rows(tmp_path):
+    path = tmp_path / 'rows.json'
+    steps.store(path, 'a', [dict(config='a', x=1), dict(config='a', x=2)])
+    steps.store(path, 'b', [dict(config='b', x=3)])
+    steps.store(path, 'a', [dict(config='a', x=4)])
+    assert json.loads(path.read_text()) == [
+        dict(config='b', x=3),
+        dict(config='a', x=4),
+    ]
