@@ -1,7 +1,7 @@
 # make demo and make test do all the set-up they need.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-cls test test-fast lint clean
+.PHONY: help env demo demo-cls test test-fast gain cost lint clean
 VENV ?= $(or $(KD_MM_VENV),.venv)
 PY := $(VENV)/bin/python
 ARGS ?=
@@ -24,6 +24,16 @@ test: env  ## run the tests (all but those that need a GPU)
 
 test-fast: env  ## run the tests that take no more than a few seconds each
 	@$(PY) -m pytest -q -m "not gpu and not slow and not dist" $(ARGS)
+
+gain: env  ## what distillation gains: docs/results.md (what is there already is kept; hours)
+	@$(PY) benchmarks/gain.py digits $(ARGS)
+	@$(PY) benchmarks/gain.py digits-cls $(ARGS)
+
+cost: env  ## what it costs: docs/results.md (an hour on a machine that does nothing else)
+	@$(PY) benchmarks/cost.py
+	@$(PY) benchmarks/cost_profile.py
+	@$(PY) benchmarks/fast_teacher.py
+	@$(PY) benchmarks/cost_growth.py
 
 lint: env  ## ruff, codespell and mypy
 	@$(PY) -m ruff check .
