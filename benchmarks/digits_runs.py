@@ -75,7 +75,13 @@ def train(cfg: Config, *hooks) -> Runner:
 def metric(
     runner: Runner, name: str = 'coco/bbox_mAP', *, scale: float = 100.0
 ) -> float:
-    """A validation metric in percent."""
+    """A validation metric in percent.
+
+    Raises:
+        ValueError: If there is none: MMDetection has no mAP of no predictions.
+    """
+    if f'val/{name}' not in runner.message_hub.log_scalars:
+        raise ValueError(f'no {name}: nothing was predicted')
     return scale * runner.message_hub.get_scalar(f'val/{name}').current()
 
 

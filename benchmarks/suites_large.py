@@ -18,12 +18,11 @@ HOSTS = {
 }  # fmt: skip
 
 
-def cifar100_config(
-    student: str, folder: Path, *, seed: int, epochs: int, images: int | None = None
-) -> Config:
+def cifar100_config(student: str, folder: Path, *, seed: int, epochs: int) -> Config:
     """A student; with fewer epochs than 240 its schedule keeps its shape."""
     cfg = Config.fromfile(CONFIGS / f'cifar100/{student}.py')
-    cfg.train_dataloader.dataset.dataset.indices = images
+    for loader in (cfg.train_dataloader, cfg.test_dataloader):  # in any order of images
+        loader.dataset.dataset.type = 'kd_mm.RepackedCIFAR'
     milestones = cfg.param_scheduler.milestones
     full = cfg.train_cfg.max_epochs
     cfg.param_scheduler.milestones = [epochs * step // full for step in milestones]

@@ -5,13 +5,16 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, DefaultScope
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / 'benchmarks'))
 
+from digits_runs import metric  # noqa: E402
 from gain import SUITES, add, one_run, read  # noqa: E402
 from steps import without_weights  # noqa: E402
 
@@ -40,6 +43,14 @@ def test_a_run_that_diverges_says_so_and_another_has_its_metrics(tmp_path):
     assert 'not finite' in row['failed']
 
 
+def test_a_detector_that_finds_nothing_has_no_metric():
+    runner = SimpleNamespace(message_hub=MessageHub.get_instance('finds nothing'))
+    runner.message_hub.update_scalar('val/coco/bbox_mAP', 0.25)
+    assert metric(runner) == 25.0
+    with pytest.raises(ValueError, match='no coco/bbox_mAP_50: nothing'):
+        metric(runner, 'coco/bbox_mAP_50')
+
+
 def test_every_suite_has_its_base_and_real_configs():
     for suite in SUITES.values():
         assert suite.base in suite.methods and suite.teacher.is_file()
@@ -47,10 +58,9 @@ def test_every_suite_has_its_base_and_real_configs():
 
 def test_fewer_epochs_keep_the_shape_of_the_schedule(tmp_path):
     suite = SUITES['cifar100-resnet56-resnet20']
-    cfg = suite.config(tmp_path / 'x', seed=3, epochs=24, images=100)
+    cfg = suite.config(tmp_path / 'x', seed=3, epochs=24)
     assert cfg.param_scheduler.milestones == [15, 18, 21]
     assert cfg.train_cfg.max_epochs == 24 and cfg.randomness.seed == 3
-    assert cfg.train_dataloader.dataset.dataset.indices == 100
 
 
 @pytest.mark.parametrize(
