@@ -118,9 +118,12 @@ class PriorNet(nn.Module):
             if place.shape[1] == 0:
                 encoded.append(self._tied(side))
                 continue
-            padded = self._pad(feature, rows, columns)
-            tokens = self.embed[side](padded).flatten(2).transpose(1, 2) + enc_at
-            encoded.append(self.encoders[side](pick(tokens, place)))
+            patches = F.pixel_unshuffle(self._pad(feature, rows, columns), self.patch)
+            chosen = pick(patches.flatten(2).transpose(1, 2), place)
+            # the convolution, on the chosen places only: what is left is one product
+            weight, bias = self.embed[side].weight.flatten(1), self.embed[side].bias
+            tokens = F.linear(chosen, weight, bias) + enc_at[0, place]
+            encoded.append(self.encoders[side](tokens))
         full = [x for x in encoded if x.ndim == 3]
         tokens = torch.cat(full, 1)  # (N, T, De) in the order of `order`
         for zero in (x for x in encoded if x.ndim == 0):

@@ -105,3 +105,24 @@ def test_the_log_counts_every_product_attention_too(monkeypatch):
         + tokens * dim * teacher
     )
     assert f'{2 * products / 1e9:.3f} GFLOPs' in said[0]
+
+
+@pytest.mark.parametrize('patch', [1, 2, 3])
+def test_a_token_is_the_convolution_at_its_place(patch):
+    """The embedding is a convolution with stride, computed where it is wanted."""
+    model = net(patch).double()
+    s, t = (torch.randn(2, c, 5, 7, dtype=torch.float64) for c in (4, 6))
+    rows, columns = model.grid(5, 7)
+    order = torch.rand(2, rows * columns).argsort(1)
+    seen = []
+    handle = model.encoders['student'].register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0])
+    )
+    model(s, t, order, count=2)
+    handle.remove()
+    below, right = rows * patch - 5, columns * patch - 7
+    padded = torch.nn.functional.pad(s, (0, right, 0, below))
+    every = model.embed['student'](padded).flatten(2).transpose(1, 2)
+    every = every + model._positions((rows, columns), s.device)[0]
+    expected = torch.stack([every[n, order[n, 2:]] for n in range(2)])
+    torch.testing.assert_close(seen[0], expected)
