@@ -18,6 +18,9 @@ where it was not run; without `names` for all that were. `metrics` (default
 mAP,mAP_50) are compared, and the first one is paired. `published` adds a column with
 the literature's values of that entry of benchmarks/published.json.
 
+With `key` and `pairs` ("a|b,c|b"), each line is a difference of two methods, a - b,
+paired by seed.
+
 With `columns`, the rows are shown as they are. `at` names the entry of the file that
 holds the rows, where it is not a list itself.
 """
@@ -53,7 +56,21 @@ def block(marker: str, results: Path) -> str:
         rows = rows[at] if rows else []
     if 'columns' in options:
         return listed(rows, **options)
+    if 'pairs' in options:
+        return differences(rows, **options)
     return compared(rows, **options)
+
+
+def differences(rows: list[dict], *, key: str, pairs: str, metric: str) -> str:
+    """What a method adds to another."""
+    lines = []
+    for method, host in (pair.split('|') for pair in pairs.split(',')):
+        _, seeds, *_, gain = summary(
+            [r for r in rows if r[key] in (method, host)], key, method, host, metric
+        )
+        lines.append([method, host, seeds, gain])
+    head = f'difference in {metric} (± standard error)'
+    return table([key, 'beside', 'seeds', head], lines)
 
 
 def listed(rows: list[dict], *, columns: str) -> str:

@@ -105,3 +105,13 @@ def test_what_papers_report_stands_beside_it(tables, tmp_path):
     assert '| alone |  |  |  | 69.06 |' in text
     assert '| DKD |  |  |  | 71.97 |' in text
     assert '| MGD |  |  |  |  |' in text
+
+
+def test_pairs_are_differences_to_the_own_host(tables, tmp_path):
+    values = {('a', 0): 1.0, ('a', 1): 2.0, ('b', 0): 4.0, ('b', 1): 7.0, ('b', 2): 9.0}
+    rows = [dict(method=m, seed=s, mAP=v) for (m, s), v in values.items()]
+    (tmp_path / 'toy.json').write_text(json.dumps(rows))
+    marker = '<!-- table: toy key=method pairs="b|a,c|a" metric=mAP -->\n'
+    text = tables.fill(f'{marker}<!-- /table -->\n', tmp_path)
+    assert '| b | a | 3 | +4.00 ± 1.00 (2 pairs) |' in text
+    assert '| c | a |  |  |' in text
