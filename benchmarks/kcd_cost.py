@@ -17,8 +17,9 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from tables import refresh
 
-from kd_mm.analysis.fit import feature_pairs, observe, plain_loader, undisturbed
-from kd_mm.analysis.moments import KINDS, LevelStatistics
+from kd_mm.stages.kcd.fit import observe
+from kd_mm.stages.kcd.moments import KINDS, LevelStatistics
+from kd_mm.unaugmented import feature_pairs, plain_loader, undisturbed
 
 RESULT = ROOT / 'benchmarks/results/kcd_cost.json'
 CONFIGS = {

@@ -28,9 +28,10 @@ from rich.console import Console
 from rich.table import Table
 from tables import refresh
 
-from kd_mm.analysis.channels import control_map, fit_map, matched_correlation
-from kd_mm.analysis.fit import feature_pairs, observe, plain_loader, undisturbed
-from kd_mm.analysis.moments import KINDS, Covariance, LevelStatistics
+from kd_mm.stages.kcd.fit import observe
+from kd_mm.stages.kcd.matching import control_map, fit_map, matched_correlation
+from kd_mm.stages.kcd.moments import KINDS, Covariance, LevelStatistics
+from kd_mm.unaugmented import feature_pairs, plain_loader, undisturbed
 
 RESULT = ROOT / 'benchmarks/results/kcd_planted.json'
 IMAGES, EPOCHS, START, DISTIL_EPOCHS = 400, 6, 2, 2

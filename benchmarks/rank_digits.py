@@ -22,8 +22,8 @@ from scipy.stats import kendalltau, spearmanr
 from suites import DPK, MSE
 from tables import refresh
 
-from kd_mm.analysis.fit import plain_loader
 from kd_mm.analysis.teachers import collect, probe
+from kd_mm.unaugmented import plain_loader
 
 RESULT = ROOT / 'benchmarks/results/rank_digits.json'
 FOLDER = ROOT / 'work_dirs/rank_digits'

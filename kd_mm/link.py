@@ -1,7 +1,7 @@
 """A link: what is compared, and how."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from mmengine.registry import MODELS
@@ -12,8 +12,21 @@ from .errors import ConfigError, nearest
 from .pair import FeaturePair
 from .registry import MODELS as OURS
 from .schedule import Progress, Schedule
-from .stages.base import Stage
 from .taps import Recording, Taps
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """What a link asks of its stages; :class:`kd_mm.stages.Stage` is all of it."""
+
+    def setup(self, pair: FeaturePair) -> None:
+        """Create parameters from the shapes in ``pair``."""
+
+    def check(self, link: 'Link') -> None:
+        """Complain about what surrounds the stage."""
+
+    def finish(self, pair: FeaturePair, criterion: Criterion) -> None:
+        """Look at what the last stage left."""
 
 
 class Link(nn.Module):

@@ -7,6 +7,16 @@ from typing import Any
 from torch import Tensor
 
 
+def channel_dim(feature: Tensor) -> int:
+    """Where the channels are: last in ``(N, L, C)`` tokens, second otherwise."""
+    return 2 if feature.ndim == 3 else 1
+
+
+def channels(feature: Tensor) -> int:
+    """Number of channels."""
+    return feature.shape[channel_dim(feature)]
+
+
 @dataclass
 class FeaturePair:
     """Student and teacher features of one link on their way to the criterion.

@@ -15,9 +15,9 @@ from pathlib import Path
 from mmengine.registry import DATASETS, DefaultScope
 from rich.console import Console
 
-from kd_mm.analysis.fit import plain_loader
-from kd_mm.analysis.moments import KINDS
 from kd_mm.errors import ConfigError
+from kd_mm.stages.kcd.moments import KINDS
+from kd_mm.unaugmented import plain_loader
 from kd_mm.utils import cli
 from kd_mm.utils.distilled import build_distilled
 from kd_mm.utils.session import Session

@@ -75,9 +75,9 @@ def read(path, index, preprocessor, in_memory):
 def draw(cfg, args, out):
     """Look at every image, and write the pictures."""
     from kd_mm.analysis.areas import dam_stages, view_areas  # sets matplotlib's backend
-    from kd_mm.analysis.fit import plain_pipeline
     from kd_mm.analysis.sokd_figures import areas_figure, policy_figure
     from kd_mm.hooks.draw_hook import policy_courses
+    from kd_mm.unaugmented import plain_pipeline
 
     model = build_distilled(cfg, args.config)
     checkpoint = load(model, args.checkpoint)

@@ -21,7 +21,6 @@ from mmengine.runner import Runner
 from rich.console import Console
 
 from kd_mm.analysis.evaluate import evaluate
-from kd_mm.analysis.fit import plain_loader
 from kd_mm.analysis.teachers import (
     Rating,
     collect,
@@ -31,6 +30,7 @@ from kd_mm.analysis.teachers import (
     write_json,
 )
 from kd_mm.errors import ConfigError
+from kd_mm.unaugmented import plain_loader
 from kd_mm.utils import cli
 from kd_mm.utils.distilled import build_distilled
 from kd_mm.utils.export import is_distilled

@@ -1,1 +1,1 @@
-"""Measures on the features of two networks: channels, similarity, fitted maps."""
+"""What looks at networks from outside: reports, figures, areas, rankings."""

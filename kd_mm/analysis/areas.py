@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..stages.dam import DAM
-from ..stages.dam_areas import Areas, area_mask, find_areas
-from .fit import feature_pairs, undisturbed
+from ..stages.sokd.areas import Areas, area_mask, find_areas
+from ..stages.sokd.dam import DAM
+from ..unaugmented import feature_pairs, undisturbed
 
 SIDES = ('student', 'teacher')
 

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from ..errors import ConfigError
-from .channels import ChannelMap, selective
+from ..stages.kcd.matching import ChannelMap, selective
 from .report import LevelReport
 
 matplotlib.use('Agg')

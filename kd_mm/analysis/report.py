@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..pair import FeaturePair
-from ..stages.channel_align import ChannelAlign
-from .channels import (
+from ..stages.kcd.align import ChannelAlign
+from ..stages.kcd.fit import observe
+from ..stages.kcd.matching import (
     TRANSFORMS,
     ChannelMap,
     cka_of,
@@ -28,8 +29,8 @@ from .channels import (
     overlap_at_k,
     selective,
 )
-from .fit import feature_pairs, links_of, observe, undisturbed
-from .moments import Covariance, LevelStatistics
+from ..stages.kcd.moments import Covariance, LevelStatistics
+from ..unaugmented import feature_pairs, links_of, undisturbed
 
 
 @dataclass

@@ -13,10 +13,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..stages.dpk import GRID, bounded
-from ..stages.dpk_modules import PriorNet, Size
-from .cka import cka
-from .fit import feature_pairs, undisturbed
+from ..stages.dpk.cka import cka
+from ..stages.dpk.dpk import GRID, bounded
+from ..stages.dpk.prior_net import PriorNet, Size
+from ..unaugmented import feature_pairs, undisturbed
 
 MEMORY = 4 * 2**30  # bytes of features that are kept
 CELLS = 16  # on a side, at most: larger maps are averaged down before they are kept

@@ -46,8 +46,8 @@ class DrawSoKDHook(Hook):
     @master_only
     def _draw_areas(self, runner: Runner, epoch: int) -> None:
         from ..analysis.areas import dam_stages, view_areas
-        from ..analysis.fit import plain_dataset
         from ..analysis.sokd_figures import areas_figure
+        from ..unaugmented import plain_dataset
 
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         try:

@@ -1,15 +1,13 @@
 """What every stage of a link is."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmengine.runner import Runner
 from torch import nn
 
 from ..criteria.base import Criterion
+from ..link import Link
 from ..pair import FeaturePair
-
-if TYPE_CHECKING:
-    from ..link import Link
 
 
 class Stage(nn.Module):
@@ -40,7 +38,7 @@ class Stage(nn.Module):
     def setup(self, pair: FeaturePair) -> None:
         """Create parameters from the shapes in ``pair``."""
 
-    def check(self, link: 'Link') -> None:
+    def check(self, link: Link) -> None:
         """Complain about what surrounds the stage, once all of ``link`` is set up."""
 
     def forward(self, pair: FeaturePair) -> FeaturePair:

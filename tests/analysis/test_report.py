@@ -12,9 +12,9 @@ from helpers import blotchy_batches, build, classification_batch, distill_cfg
 from rich.console import Console
 
 from kd_mm.analysis.figures import draw, membership
-from kd_mm.analysis.fit import fit_channels
 from kd_mm.analysis.report import measure, print_tables, write_json
 from kd_mm.errors import ConfigError
+from kd_mm.stages.kcd import fit_channels
 
 ROOT = Path(__file__).resolve().parents[2]
 

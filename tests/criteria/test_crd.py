@@ -15,10 +15,10 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.structures import DataSample
 from torch.autograd import gradcheck
 
-from kd_mm.analysis.fit import fit_channels
 from kd_mm.criteria import CRDLoss, nce_loss
 from kd_mm.errors import ConfigError
 from kd_mm.pair import FeaturePair
+from kd_mm.stages.kcd import fit_channels
 
 N, IMAGES, DIM = 6, 40, 5
 FIRST = range(N)

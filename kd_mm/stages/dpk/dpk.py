@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..analysis.cka import cka, with_earlier
-from ..diagnostics import HostCopy
-from ..errors import ConfigError, nearest
-from ..pair import FeaturePair
-from ..registry import MODELS
-from ..schedule import Progress
-from .base import Stage, recall_after_load
-from .dpk_modules import PriorNet, Size
+from ...diagnostics import HostCopy
+from ...errors import ConfigError, nearest
+from ...pair import FeaturePair
+from ...registry import MODELS
+from ...schedule import Progress
+from ..base import Stage, recall_after_load
+from .cka import cka, with_earlier
+from .prior_net import PriorNet, Size
 
 RATIOS = ('cka', 'cosine', 'random', 'linear', 'exponential')
 GRID = 8  # features are averaged to GRID x GRID cells before they are compared

@@ -1,38 +1,33 @@
 """Both networks on un-augmented training images, leaving the training undisturbed."""
 
 import copy
-import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import rich.progress
 import torch
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.dist import all_reduce, get_dist_info
+from mmengine.dist import get_dist_info
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
-from ..errors import ConfigError
-from ..pair import FeaturePair
-from .moments import LevelStatistics
-
-if TYPE_CHECKING:
-    from ..distiller import Distiller
-    from ..link import Link
-    from ..stages.channel_align import ChannelAlign
+from .distiller import Distiller
+from .errors import ConfigError
+from .link import Link
+from .pair import FeaturePair
 
 
-def distiller_of(model: nn.Module) -> 'Distiller':
+def distiller_of(model: nn.Module) -> Distiller:
     """What a distilled model carries while it trains."""
-    return cast('Distiller', model.distiller)
+    return cast(Distiller, model.distiller)
 
 
-def links_of(model: nn.Module) -> 'dict[str, Link]':
+def links_of(model: nn.Module) -> dict[str, Link]:
     """The links of a distilled model by name."""
-    return cast('dict[str, Link]', dict(distiller_of(model).links.items()))
+    return cast(dict[str, Link], dict(distiller_of(model).links.items()))
 
 
 @contextmanager
@@ -90,62 +85,6 @@ def feature_pairs(
             name: distiller.pair(links[name], student, teacher, samples, size)
             for name in names
         }
-
-
-def fit_channels(
-    model: nn.Module, stages: 'Sequence[ChannelAlign]', loader: Iterable[dict]
-) -> int:
-    """Fit :class:`kd_mm.stages.ChannelAlign` stages in one pass over ``loader``.
-
-    A stage sees what the stages before it in its link leave. Statistics are merged
-    over ranks, so every rank passes its own share of the images.
-
-    Args:
-        model (nn.Module): A distilled model, not wrapped.
-        stages (Sequence[ChannelAlign]): Stages of its links.
-        loader (Iterable[dict]): Un-augmented batches.
-
-    Returns:
-        int: Number of images seen by all ranks.
-    """
-    links: dict[str, tuple[Link, ChannelAlign]] = {}
-    for name, link in links_of(model).items():
-        for stage in stages:
-            if any(stage is other for other in link.stages):
-                links[name] = link, stage
-    statistics: dict[str, list[LevelStatistics]] = {}
-    images = torch.zeros((), device=next(model.parameters()).device)
-    with undisturbed(model):
-        for pairs in feature_pairs(
-            model, loader, list(links), title='kd_mm: matching channels'
-        ):
-            for name, (link, stage) in links.items():
-                pair = pairs[name]
-                for before in itertools.takewhile(stage.__ne__, link.stages):
-                    pair = before(pair)
-                levels = statistics.setdefault(
-                    name, [LevelStatistics([stage.similarity]) for _ in pair.student]
-                )
-                observe(levels, pair)
-            images += len(pair.samples)
-    all_reduce(images)
-    for name, (_, stage) in links.items():
-        if name not in statistics:
-            raise ConfigError(f'links.{name}: there are no images to match channels on')
-        levels = statistics[name]
-        for level in levels:
-            level.reduce()
-        try:
-            stage.fit([level.covariance(stage.similarity) for level in levels])
-        except ConfigError as error:
-            raise ConfigError(f'links.{name}: {error}') from error
-    return int(images)
-
-
-def observe(levels: Sequence[LevelStatistics], pair: FeaturePair) -> None:
-    """Add one batch to the statistics of every level of a link."""
-    for level, student, teacher in zip(levels, pair.student, pair.teacher, strict=True):
-        level.update(student, teacher, pair.samples, pair.image_size)
 
 
 def plain_loader(

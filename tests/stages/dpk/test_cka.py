@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from kd_mm.analysis.channels import cka_of
-from kd_mm.analysis.cka import (
+from kd_mm.errors import ConfigError
+from kd_mm.stages.dpk.cka import (
     cka,
     cka_of_terms,
     hsic1,
@@ -14,8 +14,8 @@ from kd_mm.analysis.cka import (
     linear_cka,
     with_earlier,
 )
-from kd_mm.analysis.moments import Covariance
-from kd_mm.errors import ConfigError
+from kd_mm.stages.kcd.matching import cka_of
+from kd_mm.stages.kcd.moments import Covariance
 
 
 def rows(n: int, width: int, seed: int) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """KCD: make the teacher's channels consistent with the student's."""
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,14 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..analysis.channels import (
+from ...errors import ConfigError, nearest
+from ...link import Link
+from ...pair import FeaturePair, channel_dim, channels
+from ...registry import MODELS
+from ...unaugmented import plain_loader
+from ..base import Stage
+from .fit import fit_channels
+from .matching import (
     MATRICES,
     TRANSFORMS,
     ChannelMap,
@@ -20,15 +26,7 @@ from ..analysis.channels import (
     matched_correlation,
     total_similarity,
 )
-from ..analysis.fit import fit_channels, plain_loader
-from ..analysis.moments import KINDS, Covariance, channel_dim, channels
-from ..errors import ConfigError, nearest
-from ..pair import FeaturePair
-from ..registry import MODELS
-from .base import Stage
-
-if TYPE_CHECKING:
-    from ..link import Link
+from .moments import KINDS, Covariance
 
 
 @MODELS.register_module()
@@ -142,7 +140,7 @@ class ChannelAlign(Stage):
             if width_t < width_s:
                 self.register_buffer(f'kept_{i}', start.kept)
 
-    def check(self, link: 'Link') -> None:
+    def check(self, link: Link) -> None:
         """Warn where the map cannot matter."""
         own = [stage for stage in link.stages if isinstance(stage, ChannelAlign)]
         if len(own) > 1:
@@ -202,7 +200,7 @@ class ChannelAlign(Stage):
             MMLogger.get_current_instance().warning(
                 "ChannelAlign is not fitted, so its link does nothing. MMEngine's "
                 'Runner fits it; in another training loop, call '
-                'kd_mm.analysis.fit.fit_channels'
+                'kd_mm.stages.kcd.fit_channels'
             )
         return self._fitted_at >= 0
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from ...errors import ConfigError
 
 
 def linear_cka(x: Tensor, y: Tensor) -> Tensor:

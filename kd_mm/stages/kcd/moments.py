@@ -16,7 +16,8 @@ from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from ..errors import ConfigError
+from ...errors import ConfigError
+from ...pair import channels
 
 KINDS = ('gap', 'class', 'spatial')
 
@@ -241,16 +242,6 @@ class LevelStatistics:
             raise ConfigError("class means were not collected: add the kind 'class'")
         means, labels = self.classes.means()
         return means[:, : self.width], means[:, self.width :], labels
-
-
-def channel_dim(feature: Tensor) -> int:
-    """Where the channels are: last in ``(N, L, C)`` tokens, second otherwise."""
-    return 2 if feature.ndim == 3 else 1
-
-
-def channels(feature: Tensor) -> int:
-    """Number of channels."""
-    return feature.shape[channel_dim(feature)]
 
 
 def pooled_rows(feature: Tensor) -> Tensor:

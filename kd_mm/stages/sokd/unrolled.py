@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from mmengine.dist import all_reduce
@@ -11,14 +11,32 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from .dafa import DAFA
+from .policy import Draw, Policy
+
+
+class Searching(Protocol):
+    """What :func:`search_step` asks of a stage whose policy learns."""
+
+    objective: str
+    policy: Policy
+    fixed: tuple[Draw, Tensor] | None
+
+    @property
+    def searching(self) -> bool:
+        """Whether the policy learns now."""
+
+    def settle(self) -> None:
+        """Let the policy take the step that is waiting."""
+
+    def learn_from(self, draw: Draw, slopes: Tensor, gain: Tensor) -> None:
+        """Let the policy learn from gradients at its levers in the next step."""
+
 
 RATE = 0.01  # eta, of the step that is unrolled
 STEP = 0.01  # of the finite difference, over the norm of its direction
 
 
-def search_step(runner: Runner, data_batch: dict, *, caller: 'DAFA') -> None:
+def search_step(runner: Runner, data_batch: dict, *, caller: Searching) -> None:
     r"""Give every policy of the model its gradient on this batch.
 
     .. math:: \nabla_\chi L(w', \chi) - \eta \, [\nabla_\chi L(w^+, \chi)
@@ -32,7 +50,7 @@ def search_step(runner: Runner, data_batch: dict, *, caller: 'DAFA') -> None:
     Args:
         runner (Runner): The training run.
         data_batch (dict): The batch the student is about to see.
-        caller (DAFA): The stage asking; only the first of the model's is served,
+        caller (Searching): The stage asking; only the first of the model's is served,
             together with the others.
     """
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -64,7 +82,7 @@ class Problem:
     Args:
         runner (Runner): The training run, for its precision.
         model (nn.Module): A distilled model, not wrapped.
-        stages (Sequence[DAFA]): Whose levers are varied.
+        stages (Sequence[Searching]): Whose levers are varied.
         draws (Sequence[Draw]): What they apply, one each.
         batch (dict): A preprocessed batch.
         put_back (Callable): Undoes what an evaluation leaves in buffers, so that all

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmdet.models.losses.gaussian_focal_loss import gaussian_focal_loss
 from torch import Tensor
 
-from ..utils.boxes import boxes_in_cells, cells_inside
+from ...utils.boxes import boxes_in_cells, cells_inside
 
 
 @dataclass

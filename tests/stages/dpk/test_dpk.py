@@ -18,11 +18,11 @@ from helpers import (
 )
 from mmengine.logging import MessageHub
 
-from kd_mm.analysis.cka import cka
 from kd_mm.errors import ConfigError
 from kd_mm.pair import FeaturePair
 from kd_mm.stages import DPK
-from kd_mm.stages.dpk import bounded
+from kd_mm.stages.dpk.cka import cka
+from kd_mm.stages.dpk.dpk import bounded
 
 TINY = dict(encoder=(16, 1, 2), decoder=(16, 1, 2))
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 
-from kd_mm.stages.dpk import describe
-from kd_mm.stages.dpk_modules import Block, PriorNet, Size
+from kd_mm.stages.dpk.dpk import describe
+from kd_mm.stages.dpk.prior_net import Block, PriorNet, Size
 
 
 def net(patch=1, student=4, teacher=6) -> PriorNet:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kd_mm.analysis.channels import (
+from kd_mm.stages.kcd.matching import (
     TRANSFORMS,
     cka_of,
     correlation,
@@ -14,7 +14,7 @@ from kd_mm.analysis.channels import (
     overlap_at_k,
     total_similarity,
 )
-from kd_mm.analysis.moments import Covariance
+from kd_mm.stages.kcd.moments import Covariance
 
 
 def rows(width: int, n: int = 400, seed: int = 0) -> torch.Tensor:

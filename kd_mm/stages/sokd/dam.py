@@ -8,12 +8,12 @@ from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..diagnostics import HostCopy
-from ..errors import ConfigError, nearest
-from ..pair import FeaturePair
-from ..registry import MODELS
-from .base import Stage
-from .dam_areas import Areas, area_mask, find_areas, ground_truth_loss
+from ...diagnostics import HostCopy
+from ...errors import ConfigError, nearest
+from ...pair import FeaturePair
+from ...registry import MODELS
+from ..base import Stage
+from .areas import Areas, area_mask, find_areas, ground_truth_loss
 
 CHOICES = dict(
     boxes_from=('student', 'teacher', 'both'),

@@ -21,7 +21,7 @@ from kd_mm.criteria import MSELoss
 from kd_mm.errors import ConfigError
 from kd_mm.pair import FeaturePair
 from kd_mm.stages import DAFA
-from kd_mm.stages.dafa import consistency
+from kd_mm.stages.sokd.dafa import consistency
 
 HOSTS = {
     'FitNet': ([dict(type='kd_mm.ConvAdapter')], 'kd_mm.MSELoss'),

@@ -222,7 +222,7 @@ def total_similarity(cov: Covariance, mapping: ChannelMap) -> float:
 
 
 def cka_of(cov: Covariance) -> Tensor:
-    """Linear CKA from covariances; equals :func:`kd_mm.analysis.cka.linear_cka`."""
+    """Linear CKA from covariances; equals :func:`kd_mm.stages.dpk.cka.linear_cka`."""
     return cov.st.square().sum() / (cov.ss.norm() * cov.tt.norm())
 
 

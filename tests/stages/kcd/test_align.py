@@ -8,15 +8,15 @@ import toys
 from helpers import blotchy_batches, build, distill_cfg, losses_of, runner
 from mmengine.hooks import Hook
 
-from kd_mm.analysis.channels import TRANSFORMS
-from kd_mm.analysis.fit import (
-    fit_channels,
-)
-from kd_mm.analysis.moments import Covariance
 from kd_mm.criteria import attention_loss, mse_loss, pkd_loss
 from kd_mm.errors import ConfigError
 from kd_mm.pair import FeaturePair
 from kd_mm.stages import ChannelAlign
+from kd_mm.stages.kcd import (
+    fit_channels,
+)
+from kd_mm.stages.kcd.matching import TRANSFORMS
+from kd_mm.stages.kcd.moments import Covariance
 
 STUDENT, TEACHER = toys.retinanet(), toys.retinanet(base=16)
 

@@ -9,7 +9,7 @@ import toys
 from helpers import distill_cfg, runner
 from mmengine.hooks import Hook
 
-from kd_mm.stages.dafa_unrolled import RATE, Problem
+from kd_mm.stages.sokd.unrolled import RATE, Problem
 
 
 class Scene(torch.nn.Module):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..analysis.moments import channel_dim
+from ...pair import channel_dim
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dafa_operators import OPERATORS, Chance
+from .operators import OPERATORS, Chance
 
 PARTS = ('weight', 'probability', 'magnitude')
 LIMIT = 1e-3  # probabilities stay away from 0 and 1, where nothing could be learned

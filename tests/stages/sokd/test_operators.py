@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kd_mm.stages.dafa_operators import OPERATORS, Chance
+from kd_mm.stages.sokd.operators import OPERATORS, Chance
 
 SMOOTH = [name for name, op in OPERATORS.items() if op.smooth]
 SPATIAL = [name for name, op in OPERATORS.items() if op.spatial]

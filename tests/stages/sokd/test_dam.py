@@ -14,7 +14,7 @@ from kd_mm.errors import ConfigError
 from kd_mm.pair import FeaturePair
 from kd_mm.stages import DAM
 from kd_mm.stages import dam as dam_module
-from kd_mm.stages.dam_areas import Areas, area_mask, find_areas, ground_truth_loss
+from kd_mm.stages.sokd.areas import Areas, area_mask, find_areas, ground_truth_loss
 
 
 def random_areas(n=3, kinds=2, height=9, width=13, *, big=6.0):

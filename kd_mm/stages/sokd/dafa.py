@@ -9,16 +9,16 @@ from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..criteria.base import Criterion
-from ..diagnostics import HostCopy
-from ..errors import ConfigError, nearest
-from ..pair import FeaturePair
-from ..registry import MODELS
-from ..schedule import Progress
-from .base import Stage
-from .dafa_operators import OPERATORS, on_device
-from .dafa_policy import Draw, Policy
-from .dafa_unrolled import search_step
+from ...criteria.base import Criterion
+from ...diagnostics import HostCopy
+from ...errors import ConfigError, nearest
+from ...pair import FeaturePair
+from ...registry import MODELS
+from ...schedule import Progress
+from ..base import Stage
+from .operators import OPERATORS, on_device
+from .policy import Draw, Policy
+from .unrolled import search_step
 
 
 @dataclass
@@ -56,7 +56,7 @@ class DAFA(Stage):
         by_epoch (bool): Whether ``start`` and ``search_epochs`` are epochs; iterations
             otherwise. Defaults to True.
         operators (Sequence[str], optional): Names from
-            :data:`kd_mm.stages.dafa_operators.OPERATORS`. Defaults to None, all that
+            :data:`kd_mm.stages.sokd.operators.OPERATORS`. Defaults to None, all that
             the features allow; vectors and tokens have no geometry.
         policies (int, optional): Number of sub-policies. Defaults to None, all pairs.
         estimator (str): 'gumbel' or 'relax', see :meth:`Policy.gradient`.

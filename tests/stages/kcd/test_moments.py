@@ -5,8 +5,8 @@ import torch
 from mmengine.structures import InstanceData
 from mmpretrain.structures import DataSample
 
-from kd_mm.analysis.moments import ClassSums, Covariance, LevelStatistics, Moments
 from kd_mm.errors import ConfigError
+from kd_mm.stages.kcd.moments import ClassSums, Covariance, LevelStatistics, Moments
 
 
 def features(n=24, width=6, size=5, seed=0, mean=0.0) -> torch.Tensor:

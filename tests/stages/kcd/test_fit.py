@@ -10,15 +10,15 @@ from helpers import PackedImages, blotchy_batches, build, distill_cfg
 from mmengine.structures import InstanceData
 from torch.utils.data import ConcatDataset, Subset
 
-from kd_mm.analysis.fit import (
-    fit_channels,
+from kd_mm.errors import ConfigError
+from kd_mm.stages.kcd import fit_channels
+from kd_mm.unaugmented import (
     plain_dataset,
     plain_loader,
     plain_pipeline,
     spread,
     undisturbed,
 )
-from kd_mm.errors import ConfigError
 
 
 def distilled(**align):

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from kd_mm.stages.dafa_operators import OPERATORS
-from kd_mm.stages.dafa_policy import Policy
+from kd_mm.stages.sokd.operators import OPERATORS
+from kd_mm.stages.sokd.policy import Policy
 
 COST = {'ShearX': 0.7, 'Cutout': -0.4, 'Noise': -0.3}  # the last two are best
 
