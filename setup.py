@@ -1,11 +1,14 @@
-"""Packaging. Configs and tools travel inside the package as ``kd_mm/.mim``."""
+"""What pyproject.toml cannot say: configs and tools travel inside the package.
+
+They are ``kd_mm/.mim`` there, where OpenMMLab's launcher and ``kd_mm::`` look.
+"""
 
 import os
 import re
 import shutil
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
 from setuptools.command.build_py import build_py
 from setuptools.command.develop import develop
 from setuptools.command.editable_wheel import editable_wheel
@@ -64,23 +67,16 @@ class Develop(develop):  # python setup.py develop, and pip before PEP 660
         super().run()
 
 
-version = re.search(
-    r"__version__ = '(.+)'", (ROOT / 'kd_mm' / 'version.py').read_text()
-).group(1)
-readme = ROOT / 'README.md'
+def long_description():
+    """The README; a link that leads into the checkout becomes the words it is on."""
+    text = (ROOT / 'README.md').read_text()
+    text = re.sub(r'!\[[^]]*\]\((?!https?:)[^)]*\)\n*', '', text)
+    return re.sub(r'(?<!!)\[([^]]*)\]\((?!https?:)[^)]*\)', r'\1', text)
+
 
 setup(
-    name='kd_mm',
-    version=version,
-    description='Knowledge distillation for MMDetection and MMPretrain',
-    long_description=readme.read_text() if readme.exists() else '',
+    long_description=long_description(),
     long_description_content_type='text/markdown',
-    license='Apache-2.0',
-    python_requires='>=3.10',
-    packages=find_packages(include=['kd_mm', 'kd_mm.*']),
-    # Not torch, mmcv or mmdet: whatever OpenMMLab stack is installed, original or
-    # continued, stays as it is.
-    install_requires=['scipy', 'matplotlib', 'rich', 'pycocotools'],
     cmdclass={
         'build_py': BuildPy,
         'editable_wheel': EditableWheel,

@@ -165,7 +165,7 @@ class Session:
             return f'{how}; no checkpoint in {self.work_dir} yet, nothing to resume'
         if int(os.environ.get('WORLD_SIZE', 1)) > 1:
             return f'{how}; {last} can be resumed: the same command with --resume'
-        command = shlex.join(['python', *_without_resume(sys.argv), '--resume'])
+        command = shlex.join([*_without_resume(sys.orig_argv), '--resume'])
         return f'{how}; {last} can be resumed: {command}'
 
 
