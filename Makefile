@@ -1,7 +1,7 @@
 # make demo and make test do all the set-up they need.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-cls test test-fast gain cost lint clean
+.PHONY: help env demo demo-cls test test-fast gain cost docs lint clean
 VENV ?= $(or $(KD_MM_VENV),.venv)
 PY := $(VENV)/bin/python
 ARGS ?=
@@ -35,6 +35,10 @@ cost: env  ## what it costs: docs/results.md (an hour on a machine that does not
 	@$(PY) benchmarks/fast_teacher.py
 	@$(PY) benchmarks/cost_growth.py
 
+docs: env  ## build the site in site/, warnings are errors (a few seconds)
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+	@echo "site/index.html is the start: $(PY) -m http.server -d site"
+
 lint: env  ## ruff, codespell and mypy
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
@@ -42,5 +46,5 @@ lint: env  ## ruff, codespell and mypy
 	@$(PY) -m mypy
 
 clean:  ## remove what runs and builds leave behind (.venv and data stay)
-	rm -rf work_dirs build dist kd_mm.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf work_dirs build dist site kd_mm.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find kd_mm tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

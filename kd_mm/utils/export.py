@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import CheckpointLoader
+from torch import nn
 
 from ..errors import ConfigError
 from ..version import __version__
@@ -18,12 +19,12 @@ DISTILLER = 'distiller.'
 KEPT_META = ('dataset_meta', 'epoch', 'iter', 'seed', 'experiment_name', 'time')
 
 
-def is_distilled(model):
+def is_distilled(model: object) -> bool:
     """Whether a model config is the ``Distill`` factory's."""
     return isinstance(model, dict) and model.get('type') in ('kd_mm.Distill', 'Distill')
 
 
-def plain_student(cfg):
+def plain_student(cfg: Config) -> Config:
     """The config of the student alone, for evaluation and deployment.
 
     Args:
@@ -63,7 +64,7 @@ def _names_kd_mm(value):
     return isinstance(value, list | tuple) and any(_names_kd_mm(v) for v in value)
 
 
-def check_fits(model, path):
+def check_fits(model: nn.Module, path: str) -> None:
     """Raise when a checkpoint is of another model than ``model``.
 
     MMEngine loads non-strictly: an evaluation with the wrong config or checkpoint
@@ -97,7 +98,15 @@ def _some(keys):
     return f' ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})' * bool(keys)
 
 
-def export_student(path, out, *, weights='saved', config=None, half=False, force=False):
+def export_student(
+    path: str,
+    out: str,
+    *,
+    weights: str = 'saved',
+    config: str | None = None,
+    half: bool = False,
+    force: bool = False,
+) -> dict:
     """Write the student of a training checkpoint to a file of its own.
 
     The file holds ``state_dict`` and ``meta``: ``dataset_meta``, the place in
