@@ -13,7 +13,7 @@ from mmengine.structures import InstanceData
 from kd_mm.errors import ConfigError
 from kd_mm.pair import FeaturePair
 from kd_mm.stages import DAM
-from kd_mm.stages import dam as dam_module
+from kd_mm.stages.sokd import dam as dam_module
 from kd_mm.stages.sokd.areas import Areas, area_mask, find_areas, ground_truth_loss
 
 
