@@ -1,7 +1,7 @@
 """``kd_mm.Distill``: the student itself, plus a distiller while it trains."""
 
+import difflib
 import functools
-import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,10 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
 from .distiller import Distiller
-from .errors import ConfigError, nearest
+from .errors import ConfigError, nearest, within
 from .hooks.distill_hook import attach_to_runners
 from .link import Link
+from .options import Count, Natural, check_options, checked
 from .registry import MODELS
 from .taps import Taps
 from .teacher import Teacher, inherit
@@ -69,14 +70,15 @@ def distilled_class(student: type) -> type:
 
 
 @MODELS.register_module()
+@checked
 def Distill(  # noqa: N802  (it stands where a class does in a config)
     *,
     student: dict,
     teacher: dict,
     links: dict[str, dict],
     inherit: Sequence[str] = (),
-    gradient_share_interval: int = 50,
-    trial_size: Sequence[int] = (256, 256),
+    gradient_share_interval: Natural = 50,
+    trial_size: tuple[Count, Count] = (256, 256),
     data_preprocessor: dict | None = None,
 ) -> nn.Module:
     """Build a student that is distilled while it trains.
@@ -106,7 +108,8 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
     Raises:
         ConfigError: Whatever is wrong with teacher, links, taps or shapes.
     """
-    _check_keys('teacher', teacher, Teacher)
+    check_options(Teacher, teacher, 'teacher')
+    _check_student(student)
     _check_links(links)
     student_cfg = student.copy()
     if data_preprocessor is not None:
@@ -148,10 +151,7 @@ def _build_distiller(
 ) -> Distiller:
     built = {}
     for name, cfg in links.items():
-        try:
-            built[name] = Link(name=name, **cfg)
-        except (ConfigError, TypeError) as error:
-            raise ConfigError(f'links.{name}: {error}') from error
+        built[name] = Link(name=name, **cfg)
     guide = Teacher(**teacher)
     taps = {}
     for side, model in (('student', student), ('teacher', guide.model)):
@@ -167,14 +167,20 @@ def _build_distiller(
         teacher=guide, links=built, taps=taps, share_interval=share_interval
     )
     for name, link in built.items():
-        with torch.no_grad():
-            try:
-                pair = distiller.pair(link, seen, seen_teacher, samples, size)
-                link.setup(pair)
-            except ConfigError as error:
-                text = str(error).removeprefix(f'links.{name}: ')
-                raise ConfigError(f'links.{name}: {text}') from error
+        with torch.no_grad(), within(f'links.{name}: '):
+            pair = distiller.pair(link, seen, seen_teacher, samples, size)
+            link.setup(pair)
     return distiller
+
+
+def _check_student(student: dict) -> None:
+    if student.get('type') is None:
+        raise ConfigError('student.type is missing: student is the model of a config')
+    if student['type'] in ('kd_mm.Distill', Distill):
+        raise ConfigError(
+            'student.type is kd_mm.Distill: what is distilled already cannot be '
+            'distilled again; take its student'
+        )
 
 
 def _check_links(links: dict[str, dict]) -> None:
@@ -186,18 +192,16 @@ def _check_links(links: dict[str, dict]) -> None:
                 f'links.{name}: a link is named by letters, digits and "_", without '
                 '"loss" (MMEngine adds up every log entry with "loss" in its name)'
             )
-        _check_keys(f'links.{name}', cfg, Link, given=('name',))
-
-
-def _check_keys(where: str, cfg: dict, target: type, given: Sequence[str] = ()) -> None:
-    """Complain about unknown and missing keys before anything is built."""
-    if not isinstance(cfg, dict):
-        raise ConfigError(f'{where} is a dict, not {cfg!r}')
-    known = inspect.signature(target).parameters
-    for key in cfg:
-        if key not in known or key in given:
-            raise ConfigError(f'{where}.{key} is unknown; {nearest(key, known)}')
-    for key, parameter in known.items():
-        required = parameter.default is inspect.Parameter.empty
-        if required and key not in cfg and key not in given:
-            raise ConfigError(f'{where}.{key} is missing')
+        if hasattr(nn.ModuleDict, name) or name in ('type', 'training'):
+            raise ConfigError(
+                f'links.{name}: {name!r} is taken by PyTorch or MMEngine; choose '
+                'another name for the link'
+            )
+        others = [n for n in difflib.get_close_matches(name, links) if n != name]
+        try:
+            check_options(Link, cfg, f'links.{name}', given=('name',))
+        except ConfigError as error:
+            if 'is missing' not in str(error) or not others:
+                raise
+            near = ' or '.join(f'links.{other}' for other in others)
+            raise ConfigError(f'{error}; is it meant for {near}?') from error

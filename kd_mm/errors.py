@@ -1,7 +1,8 @@
 """What a user got wrong, said in one line."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class ConfigError(ValueError):
@@ -10,6 +11,24 @@ class ConfigError(ValueError):
     The message names the config key, the module path or the file, and shapes where
     they matter. The tools print it as a single line and exit with 2.
     """
+
+
+@contextmanager
+def within(where: str) -> Iterator[None]:
+    """Put the place in front of what is said about a mistake.
+
+    Args:
+        where (str): A config key with what joins it to the message: 'links.fpn.'.
+
+    Raises:
+        ConfigError: The mistake's, longer by ``where`` if that is not said already.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        if str(error).startswith(where.rstrip('.: ')):
+            raise
+        raise ConfigError(f'{where}{error}') from error
 
 
 def nearest(name: str, names: Iterable[str], count: int = 5) -> str:

@@ -1,14 +1,15 @@
 """A link: what is compared, and how."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .criteria.base import Criterion
-from .errors import ConfigError, nearest
+from .errors import ConfigError, nearest, within
+from .options import Natural, Rule, check_options
 from .pair import FeaturePair
 from .registry import MODELS as OURS
 from .schedule import Progress, Schedule
@@ -27,6 +28,12 @@ class Stage(Protocol):
 
     def finish(self, pair: FeaturePair, criterion: Criterion) -> None:
         """Look at what the last stage left."""
+
+
+Levels = Annotated[
+    Sequence[Natural], Rule('with at least one', lambda levels: len(levels) > 0)
+]
+SideLevels = dict[Literal['student', 'teacher'], Levels | None]
 
 
 class Link(nn.Module):
@@ -55,7 +62,7 @@ class Link(nn.Module):
         teacher: str | Sequence[str],
         criterion: dict,
         stages: Sequence[dict] = (),
-        levels: Sequence[int] | dict | None = None,
+        levels: Levels | SideLevels | None = None,
         schedule: dict | None = None,
     ) -> None:
         super().__init__()
@@ -64,33 +71,33 @@ class Link(nn.Module):
             side: [taps] if isinstance(taps, str) else list(taps)
             for side, taps in (('student', student), ('teacher', teacher))
         }
-        self.levels = self._read_levels(levels)
-        self.schedule = Schedule(**(schedule or {}))
-        self.stages = nn.ModuleList(self._build(cfg, Stage) for cfg in stages)
-        self.criterion = self._build(criterion, Criterion)
+        with within(f'links.{name}.'):
+            self.levels = self._read_levels(levels)
+            check_options(Schedule, schedule or {}, 'schedule')
+            self.schedule = Schedule(**(schedule or {}))
+            self.stages = nn.ModuleList(
+                self._build(cfg, Stage, f'stages[{i}]') for i, cfg in enumerate(stages)
+            )
+            self.criterion = self._build(criterion, Criterion, 'criterion')
 
     @staticmethod
-    def _read_levels(
-        levels: Sequence[int] | dict | None,
-    ) -> dict[str, list[int] | None]:
+    def _read_levels(levels: Levels | dict | None) -> dict[str, list[int] | None]:
         if not isinstance(levels, dict):
             levels = dict(student=levels, teacher=levels)
         if set(levels) != {'student', 'teacher'}:
             raise ConfigError(
                 f'levels is a list or dict(student=..., teacher=...), not {levels}'
             )
-        for side, wanted in levels.items():
-            if wanted is not None and (
-                not wanted or any(not isinstance(i, int) or i < 0 for i in wanted)
-            ):
-                raise ConfigError(f'levels of the {side} must be indices, got {wanted}')
         return {side: None if v is None else list(v) for side, v in levels.items()}
 
     @staticmethod
-    def _build(cfg: dict, kind: type) -> Any:
+    def _build(cfg: dict, kind: type, where: str) -> Any:
         what = kind.__name__.lower()
-        if not isinstance(cfg, dict) or 'type' not in cfg:
-            raise ConfigError(f'a {what} is dict(type="kd_mm....", ...), not {cfg!r}')
+        if not isinstance(cfg, dict) or not isinstance(cfg.get('type'), (str, type)):
+            raise ConfigError(
+                f'{where}: a {what} is dict(type="kd_mm....", ...), not {cfg!r}'
+            )
+        name = str(getattr(cfg['type'], '__name__', cfg['type']))
         try:
             part = MODELS.build(cfg)
         except KeyError as error:
@@ -100,13 +107,16 @@ class Link(nn.Module):
                 if isinstance(part, type) and issubclass(part, kind)
             ]
             raise ConfigError(
-                f'there is no {what} {cfg["type"]!r}; {nearest(cfg["type"], known)}'
+                f'{where}: there is no {what} {name!r}; {nearest(name, known)}'
             ) from error
         except (TypeError, ValueError) as error:
-            raise ConfigError(f'{what} {cfg["type"]}: {error}') from error
+            own = name.rpartition('.')[2]
+            text = str(error).removeprefix(f'{own}: ')
+            colon = '' if text.startswith(f'{own}.') else f'{own}: '
+            raise ConfigError(f'{where} {colon}{text}') from error
         if not isinstance(part, kind):
             raise ConfigError(
-                f'{cfg["type"]!r} is a {type(part).__name__}, not a {what} of kd_mm'
+                f'{where}: {name!r} is a {type(part).__name__}, not a {what} of kd_mm'
             )
         return part
 

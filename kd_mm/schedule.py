@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from mmengine.logging import MessageHub
 
 from .errors import ConfigError
+from .options import NonNegative, checked
 
 
 @dataclass(frozen=True)
@@ -50,21 +52,20 @@ class Schedule:
         ConfigError: If a length is negative, or ``stop`` comes before the warm-up ends.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        warmup: float = 0,
-        decay: float = 0,
-        stop: float | None = None,
-        shape: str = 'linear',
+        warmup: NonNegative = 0,
+        decay: NonNegative = 0,
+        stop: NonNegative | None = None,
+        shape: Literal['linear', 'cosine'] = 'linear',
         by_epoch: bool = True,
     ) -> None:
-        if shape not in ('linear', 'cosine'):
-            raise ConfigError(f"schedule.shape is 'linear' or 'cosine', not {shape!r}")
-        if warmup < 0 or decay < 0 or (stop is not None and stop < warmup):
+        if stop is not None and stop < warmup:
             raise ConfigError(
-                'schedule needs 0 <= warmup <= stop and decay >= 0, got '
-                f'warmup={warmup}, decay={decay}, stop={stop}'
+                'schedule.stop comes before the warm-up ends, got '
+                f'warmup={warmup}, stop={stop}'
             )
         self.warmup, self.decay, self.stop = warmup, decay, stop
         self.shape, self.by_epoch = shape, by_epoch

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmengine.logging import MMLogger
@@ -10,6 +10,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from .errors import ConfigError
+from .options import checked
 from .preprocess import InputBridge
 from .taps import Recording, Taps
 from .trial import trial
@@ -44,19 +45,18 @@ class Teacher:
         ConfigError: If config or checkpoint are missing, unreadable or do not fit.
     """
 
+    @checked
     def __init__(
         self,
         *,
         config: str | dict,
         checkpoint: str | None = None,
         allow_random: bool = False,
-        dtype: str | None = None,
+        dtype: Literal['bf16', 'fp16'] | None = None,
         channels_last: bool = False,
         compile: bool = False,
         validate: bool = False,
     ) -> None:
-        if dtype is not None and dtype not in _DTYPES:
-            raise ConfigError(f"teacher.dtype is 'bf16' or 'fp16', not {dtype!r}")
         if checkpoint is None and not allow_random:
             raise ConfigError(
                 'teacher.checkpoint is missing: a teacher with random weights teaches '

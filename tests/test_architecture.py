@@ -12,6 +12,7 @@ from conftest import ROOT
 # with the tools, above everything.
 FLOORS = (
     ('errors', 'registry', 'version', 'utils.boxes', 'utils.amp'),
+    ('options',),
     ('pair', 'taps', 'schedule', 'diagnostics', 'utils.loading', 'utils.overrides'),
     ('criteria', 'trial', 'preprocess', 'backbones', 'datasets', 'optimizers'),
     ('teacher',),

@@ -7,6 +7,7 @@ from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..options import Natural, Positive, checked
 from ..registry import MODELS
 
 # width and stride of the depthwise separable blocks, a row for each resolution
@@ -37,11 +38,12 @@ class MobileNetV1(BaseBackbone):
         ConfigError: If ``out_indices`` are out of range or a width vanishes.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        widen_factor: float = 1.0,
-        out_indices: Sequence[int] = (4,),
+        widen_factor: Positive = 1.0,
+        out_indices: Sequence[Natural] = (4,),
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(

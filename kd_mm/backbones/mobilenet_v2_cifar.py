@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..options import Count, Natural, Positive, checked
 from ..registry import MODELS
 from .base import StagedBackbone, conv1x1
 
@@ -72,19 +73,19 @@ class MobileNetV2CIFAR(StagedBackbone):
         ConfigError: If a width vanishes.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        widen_factor: float = 0.5,
-        expand: int = 6,
-        out_indices: Sequence[int] | None = None,
+        widen_factor: Positive = 0.5,
+        expand: Count = 6,
+        out_indices: Sequence[Natural] | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        if int(16 * widen_factor) < 1 or expand < 1:
+        if int(16 * widen_factor) < 1:
             raise ConfigError(
-                'MobileNetV2CIFAR needs channels, got '
-                f'widen_factor={widen_factor}, expand={expand}'
+                f'MobileNetV2CIFAR needs channels, got widen_factor={widen_factor}'
             )
         width_in = int(32 * widen_factor)
         self.conv1 = nn.Sequential(

@@ -1,11 +1,13 @@
 """ResNets of three stages for 32 x 32 images."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..options import Count, Natural, checked
 from ..registry import MODELS
 from .base import StagedBackbone, conv1x1, conv3x3
 
@@ -89,13 +91,14 @@ class ResNetCIFAR(StagedBackbone):
         ConfigError: For another depth, number of channels or shortcut.
     """
 
+    @checked
     def __init__(
         self,
         *,
         depth: int,
-        channels: Sequence[int] = (16, 16, 32, 64),
-        shortcut: str = 'B',
-        out_indices: Sequence[int] | None = None,
+        channels: Sequence[Count] = (16, 16, 32, 64),
+        shortcut: Literal['A', 'B'] = 'B',
+        out_indices: Sequence[Natural] | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -104,8 +107,6 @@ class ResNetCIFAR(StagedBackbone):
                 'ResNetCIFAR needs depth = 6 n + 2 and four channels, got '
                 f'depth={depth}, channels={tuple(channels)}'
             )
-        if shortcut not in ('A', 'B'):
-            raise ConfigError(f"ResNetCIFAR: shortcut is 'A' or 'B', not {shortcut!r}")
         stem, *widths = channels
         self.conv1 = conv3x3(3, stem)
         self.bn1 = nn.BatchNorm2d(stem)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..options import Natural, checked
 from ..registry import MODELS
 from .base import StagedBackbone, conv1x1
 
@@ -69,10 +70,11 @@ class ShuffleNetV1CIFAR(StagedBackbone):
         C = 240, 480, 960.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        out_indices: Sequence[int] | None = None,
+        out_indices: Sequence[Natural] | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -162,10 +164,11 @@ class ShuffleNetV2CIFAR(StagedBackbone):
         C = 116, 232, 1024.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        out_indices: Sequence[int] | None = None,
+        out_indices: Sequence[Natural] | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)

@@ -2,10 +2,11 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import nn
 
-from ..errors import ConfigError
+from ..options import Natural, checked
 from ..registry import MODELS
 from .base import StagedBackbone
 
@@ -37,16 +38,15 @@ class VGGCIFAR(StagedBackbone):
         ConfigError: For another depth.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        depth: int = 13,
-        out_indices: Sequence[int] | None = None,
+        depth: Literal[8, 13] = 13,
+        out_indices: Sequence[Natural] | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        if depth not in CONVS:
-            raise ConfigError(f'VGGCIFAR: depth is one of {list(CONVS)}, not {depth}')
         width_in = 3
         for index, width in enumerate(WIDTHS):
             layers: list[nn.Module] = []

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..options import Count, Natural, checked
 from ..registry import MODELS
 from .base import StagedBackbone, conv1x1, conv3x3
 
@@ -58,20 +59,18 @@ class WideResNetCIFAR(StagedBackbone):
         ConfigError: For another depth or a widening below 1.
     """
 
+    @checked
     def __init__(
         self,
         *,
         depth: int,
-        widen: int = 1,
-        out_indices: Sequence[int] | None = None,
+        widen: Count = 1,
+        out_indices: Sequence[Natural] | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        if depth < 10 or (depth - 4) % 6 or widen < 1:
-            raise ConfigError(
-                'WideResNetCIFAR needs depth = 6 n + 4 and widen >= 1, got '
-                f'depth={depth}, widen={widen}'
-            )
+        if depth < 10 or (depth - 4) % 6:
+            raise ConfigError(f'WideResNetCIFAR needs depth = 6 n + 4, got {depth}')
         widths = (16, 16 * widen, 32 * widen, 64 * widen)
         self.conv1 = conv3x3(3, 16)
         for index, width in enumerate(widths[1:]):

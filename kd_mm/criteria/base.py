@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..options import NonNegative, checked
 from ..pair import FeaturePair
 
 
@@ -27,12 +28,9 @@ class Criterion(nn.Module):
     weighted = True
     sees_channel_order = True
 
-    def __init__(self, *, weight: float = 1.0) -> None:
+    @checked
+    def __init__(self, *, weight: NonNegative = 1.0) -> None:
         super().__init__()
-        if weight < 0:
-            raise ConfigError(
-                f'{type(self).__name__}: weight must be >= 0, got {weight}'
-            )
         self.weight = float(weight)
 
     def setup(self, pair: FeaturePair) -> None:

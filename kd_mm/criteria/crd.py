@@ -10,6 +10,7 @@ from mmengine.dist import all_gather, all_reduce
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..options import Count, NonNegative, Positive, ProperFraction, checked
 from ..pair import FeaturePair
 from ..registry import MODELS
 from .base import Criterion
@@ -100,22 +101,18 @@ class CRDLoss(Criterion):
     weighted = False
     sees_channel_order = False  # both sides are projected by layers that learn
 
+    @checked
     def __init__(
         self,
         *,
-        images: int = 50000,
-        negatives: int = 16384,
-        dim: int = 128,
-        tau: float = 0.07,
-        momentum: float = 0.5,
-        weight: float = 0.8,
+        images: Count = 50000,
+        negatives: Count = 16384,
+        dim: Count = 128,
+        tau: Positive = 0.07,
+        momentum: ProperFraction = 0.5,
+        weight: NonNegative = 0.8,
     ) -> None:
         super().__init__(weight=weight)
-        if min(images, negatives, dim) < 1 or tau <= 0 or not 0 <= momentum < 1:
-            raise ConfigError(
-                'CRDLoss needs images, negatives, dim >= 1, tau > 0 and 0 <= momentum '
-                f'< 1, got {images}, {negatives}, {dim}, {tau}, {momentum}'
-            )
         self.images, self.negatives, self.dim = images, negatives, dim
         self.tau, self.momentum = tau, momentum
         self.projections = nn.ModuleDict()

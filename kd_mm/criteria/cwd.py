@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..options import NonNegative, Positive, checked
 from ..registry import MODELS
 from .base import Criterion
 
@@ -49,10 +50,9 @@ class CWDLoss(Criterion):
             experiments on FPN levels.
     """
 
-    def __init__(self, *, tau: float = 1.0, weight: float = 1.0) -> None:
+    @checked
+    def __init__(self, *, tau: Positive = 1.0, weight: NonNegative = 1.0) -> None:
         super().__init__(weight=weight)
-        if tau <= 0:
-            raise ConfigError(f'CWDLoss: tau must be > 0, got {tau}')
         self.tau = tau
 
     def loss(self, student, teacher, *, weight=None):

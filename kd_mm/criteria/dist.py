@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..options import NonNegative, Positive, checked
 from ..registry import MODELS
 from .base import Criterion
 
@@ -60,20 +61,16 @@ class DISTLoss(Criterion):
     weighted = False
     sees_channel_order = False  # channels are classes: there is nothing to align
 
+    @checked
     def __init__(
         self,
         *,
-        tau: float = 1.0,
-        inter: float = 2.0,
-        intra: float = 2.0,
-        weight: float = 1.0,
+        tau: Positive = 1.0,
+        inter: NonNegative = 2.0,
+        intra: NonNegative = 2.0,
+        weight: NonNegative = 1.0,
     ) -> None:
         super().__init__(weight=weight)
-        if tau <= 0 or inter < 0 or intra < 0:
-            raise ConfigError(
-                'DISTLoss needs tau > 0, inter >= 0 and intra >= 0, got '
-                f'{tau}, {inter}, {intra}'
-            )
         self.tau, self.inter, self.intra = tau, inter, intra
 
     def loss(

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..options import NonNegative, Positive, checked
 from ..pair import FeaturePair
 from ..registry import MODELS
 from .base import Criterion
@@ -77,20 +78,16 @@ class DKDLoss(Criterion):
     weighted = False
     sees_channel_order = False  # channels are classes: there is nothing to align
 
+    @checked
     def __init__(
         self,
         *,
-        alpha: float = 1.0,
-        beta: float = 8.0,
-        tau: float = 4.0,
-        weight: float = 1.0,
+        alpha: NonNegative = 1.0,
+        beta: NonNegative = 8.0,
+        tau: Positive = 4.0,
+        weight: NonNegative = 1.0,
     ) -> None:
         super().__init__(weight=weight)
-        if tau <= 0 or alpha < 0 or beta < 0:
-            raise ConfigError(
-                'DKDLoss needs tau > 0, alpha >= 0 and beta >= 0, got '
-                f'{tau}, {alpha}, {beta}'
-            )
         self.alpha, self.beta, self.tau = alpha, beta, tau
 
     def forward(self, pair: FeaturePair) -> Tensor:

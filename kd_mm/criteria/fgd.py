@@ -9,6 +9,7 @@ from mmcv.cnn import ContextBlock
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..options import NonNegative, Positive, checked
 from ..pair import FeaturePair
 from ..registry import MODELS
 from ..utils.boxes import boxes_in_cells, cells_inside
@@ -97,22 +98,18 @@ class FGDLoss(Criterion):
         ConfigError: On anything but maps of equal shape.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        foreground: float = 0.512,
-        background: float = 0.0512,
-        attention: float = 0.0768,
-        relation: float = 1.34,
-        tau: float = 0.5,
-        weight: float = 1.0,
+        foreground: NonNegative = 0.512,
+        background: NonNegative = 0.0512,
+        attention: NonNegative = 0.0768,
+        relation: NonNegative = 1.34,
+        tau: Positive = 0.5,
+        weight: NonNegative = 1.0,
     ) -> None:
         super().__init__(weight=weight)
-        parts = (foreground, background, attention, relation)
-        if tau <= 0 or min(parts) < 0:
-            raise ConfigError(
-                f'FGDLoss needs tau > 0 and weights >= 0, got {tau, parts}'
-            )
         self.foreground, self.background = foreground, background
         self.attention, self.relation, self.tau = attention, relation, tau
         self.contexts = nn.ModuleDict()

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..options import NonNegative, Positive, checked
 from ..registry import MODELS
 from .base import Criterion
 
@@ -62,12 +62,15 @@ class KDLoss(Criterion):
 
     sees_channel_order = False  # channels are classes: there is nothing to align
 
+    @checked
     def __init__(
-        self, *, tau: float = 4.0, sigmoid: bool = False, weight: float = 1.0
+        self,
+        *,
+        tau: Positive = 4.0,
+        sigmoid: bool = False,
+        weight: NonNegative = 1.0,
     ) -> None:
         super().__init__(weight=weight)
-        if tau <= 0:
-            raise ConfigError(f'KDLoss: tau must be > 0, got {tau}')
         self.tau, self.sigmoid = tau, sigmoid
         self.weighted = sigmoid
 

@@ -1,12 +1,13 @@
 """Handwritten digits as a classification data set of MMPretrain's form."""
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
 from mmengine.dataset import BaseDataset
 
-from ..errors import ConfigError
+from ..options import at_least, checked
 from ..registry import DATASETS
 
 SPLITS = dict(train=(0, 600), val=(600, 1000), test=(1000, 1797))
@@ -35,20 +36,16 @@ class DigitImages(BaseDataset):
 
     METAINFO = dict(classes=tuple('0123456789'))
 
+    @checked
     def __init__(
         self,
         *,
-        split: str = 'train',
-        size: int = 32,
+        split: Literal['train', 'val', 'test'] = 'train',
+        size: Annotated[int, at_least(8)] = 32,
         indices: int | Sequence[int] | None = None,
         pipeline: Sequence = (),
         test_mode: bool = False,
     ) -> None:
-        if split not in SPLITS or size < 8:
-            raise ConfigError(
-                f'DigitImages: split is one of {", ".join(SPLITS)} and size at least '
-                f'8, got {split!r} and {size}'
-            )
         self.split, self.size = split, size
         super().__init__(indices=indices, pipeline=list(pipeline), test_mode=test_mode)
 

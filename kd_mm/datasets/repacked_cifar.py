@@ -2,10 +2,12 @@
 
 import pickle
 from collections.abc import Sequence
+from typing import Literal
 
 from mmengine.fileio import get, join_path
 from mmpretrain.datasets import CIFAR100
 
+from ..options import checked
 from ..registry import DATASETS
 
 
@@ -29,12 +31,13 @@ class RepackedCIFAR(CIFAR100):
     test_list = [['test', None]]
     METAINFO: dict = {}
 
+    @checked
     def __init__(
         self,
         *,
         data_root: str,
         folder: str = 'cifar-100-python',
-        split: str = 'train',
+        split: Literal['train', 'test'] = 'train',
         pipeline: Sequence = (),
         test_mode: bool = False,
     ) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from ..errors import ConfigError
+from ..options import Fraction, Natural, checked
 from ..registry import DATASETS, FUNCTIONS
 
 
@@ -58,18 +59,15 @@ class TensorImages(Dataset):
             or for numbers out of range.
     """
 
+    @checked
     def __init__(
         self,
         *,
         dataset: dict,
-        crop: int = 0,
-        flip: float = 0.0,
+        crop: Natural = 0,
+        flip: Fraction = 0.0,
         device: str | None = None,
     ) -> None:
-        if crop < 0 or not 0 <= flip <= 1:
-            raise ConfigError(
-                f'TensorImages needs crop >= 0 and 0 <= flip <= 1, got {crop}, {flip}'
-            )
         # kept, as by any wrapper: who wants images as they are finds them there
         self.dataset = MMENGINE_DATASETS.build(dataset)
         self.metainfo: dict[str, Any] = self.dataset.metainfo

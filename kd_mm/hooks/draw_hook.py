@@ -9,6 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from ..errors import ConfigError
+from ..options import Count, checked
 from ..registry import HOOKS
 
 
@@ -27,12 +28,8 @@ class DrawSoKDHook(Hook):
 
     priority = 'LOW'
 
-    def __init__(self, images: int = 8, interval: int = 1) -> None:
-        if images < 1 or interval < 1:
-            raise ConfigError(
-                'DrawSoKDHook needs images >= 1 and interval >= 1, got '
-                f'{images} and {interval}'
-            )
+    @checked
+    def __init__(self, images: Count = 8, interval: Count = 1) -> None:
         self.images, self.interval = images, interval
 
     def before_train(self, runner: Runner) -> None:

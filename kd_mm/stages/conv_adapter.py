@@ -1,9 +1,12 @@
 """A small convolutional adapter on the student's side (FitNet's regressor)."""
 
+from typing import Annotated
+
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..options import Count, Rule, checked
 from ..pair import FeaturePair
 from ..registry import MODELS
 from .base import Stage
@@ -32,21 +35,17 @@ class ConvAdapter(Stage):
 
     mixes_channels = True
 
+    @checked
     def __init__(
         self,
         *,
-        layers: int = 1,
-        kernel_size: int = 1,
+        layers: Count = 1,
+        kernel_size: Annotated[Count, Rule('and odd', lambda n: n % 2 == 1)] = 1,
         norm_cfg: dict | None = None,
         act_last: bool = False,
         share: bool = False,
     ) -> None:
         super().__init__()
-        if layers < 1 or kernel_size < 1 or kernel_size % 2 == 0:
-            raise ConfigError(
-                'ConvAdapter needs layers >= 1 and an odd kernel_size, got '
-                f'layers={layers}, kernel_size={kernel_size}'
-            )
         self.layers, self.kernel_size = layers, kernel_size
         self.norm_cfg, self.act_last, self.share = norm_cfg, act_last, share
         self.adapters = nn.ModuleList()

@@ -1,11 +1,14 @@
 """MGD: rebuild the teacher's map from a masked student's."""
 
+from typing import Literal
+
 import torch
 from mmcv.cnn import ConvModule
 from mmengine.dist import get_rank
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..options import Natural, ProperFraction, checked
 from ..pair import FeaturePair
 from ..registry import MODELS
 from .base import Stage, recall_after_load
@@ -43,15 +46,15 @@ class MGD(Stage):
 
     mixes_channels = True
 
+    @checked
     def __init__(
-        self, *, ratio: float = 0.65, mask: str = 'spatial', seed: int = 0
+        self,
+        *,
+        ratio: ProperFraction = 0.65,
+        mask: Literal['spatial', 'channel'] = 'spatial',
+        seed: Natural = 0,
     ) -> None:
         super().__init__()
-        if mask not in ('spatial', 'channel') or not 0 <= ratio < 1:
-            raise ConfigError(
-                "MGD needs mask='spatial' or 'channel' and 0 <= ratio < 1, got "
-                f'mask={mask!r}, ratio={ratio}'
-            )
         self.ratio, self.mask, self.seed = ratio, mask, seed
         self.aligns, self.generators = nn.ModuleList(), nn.ModuleList()
         self.register_buffer('steps', torch.tensor(0))

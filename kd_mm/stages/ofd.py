@@ -8,6 +8,7 @@ from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..options import Count, checked
 from ..pair import FeaturePair
 from ..registry import MODELS
 from .base import Stage, recall_after_load
@@ -41,10 +42,9 @@ class OFD(Stage):
 
     mixes_channels = True
 
-    def __init__(self, *, steps: int = 200) -> None:
+    @checked
+    def __init__(self, *, steps: Count = 200) -> None:
         super().__init__()
-        if steps < 1:
-            raise ConfigError(f'OFD: steps must be >= 1, got {steps}')
         self.steps = steps
         self.adapters = nn.ModuleList()
         self.register_buffer('seen', torch.tensor(0))

@@ -1,9 +1,12 @@
 """Bring both sides of a link to the same spatial size."""
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..options import checked
 from ..pair import FeaturePair
 from ..registry import MODELS
 from .base import Stage
@@ -23,14 +26,14 @@ class Resize(Stage):
         ``(N, C, H, W)`` -> ``(N, C, H', W')`` with the other side's ``H', W'``.
     """
 
-    def __init__(self, *, side: str = 'student', mode: str = 'bilinear') -> None:
+    @checked
+    def __init__(
+        self,
+        *,
+        side: Literal['student', 'teacher'] = 'student',
+        mode: Literal['bilinear', 'nearest', 'area'] = 'bilinear',
+    ) -> None:
         super().__init__()
-        if side not in ('student', 'teacher'):
-            raise ConfigError(f"Resize.side is 'student' or 'teacher', not {side!r}")
-        if mode not in ('bilinear', 'nearest', 'area'):
-            raise ConfigError(
-                f"Resize.mode is 'bilinear', 'nearest' or 'area', not {mode!r}"
-            )
         self.side, self.mode = side, mode
 
     def forward(self, pair: FeaturePair) -> FeaturePair:

@@ -6,6 +6,7 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..options import Count, checked
 from ..pair import FeaturePair
 from ..registry import MODELS
 from .base import Stage
@@ -80,10 +81,9 @@ class ReviewKD(Stage):
 
     mixes_channels = True
 
-    def __init__(self, *, mid: int | None = None) -> None:
+    @checked
+    def __init__(self, *, mid: Count | None = None) -> None:
         super().__init__()
-        if mid is not None and mid < 1:
-            raise ConfigError(f'ReviewKD: mid must be >= 1, got {mid}')
         self.mid = mid
         self.fusions = nn.ModuleList()
 

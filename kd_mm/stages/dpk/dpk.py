@@ -1,7 +1,7 @@
 """DPK: part of the teacher's feature is the student's input."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...diagnostics import HostCopy
-from ...errors import ConfigError, nearest
+from ...errors import ConfigError
+from ...options import Count, Fraction, Natural, Rule, checked
 from ...pair import FeaturePair
 from ...registry import MODELS
 from ...schedule import Progress
@@ -20,9 +21,16 @@ from ..base import Stage, recall_after_load
 from .cka import cka, with_earlier
 from .prior_net import PriorNet, Size
 
-RATIOS = ('cka', 'cosine', 'random', 'linear', 'exponential')
+Ratio = Literal['cka', 'cosine', 'random', 'linear', 'exponential']
+Sizes = Sequence[Count | Sequence[Count]]
+Bounds = Annotated[
+    tuple[Fraction, Fraction], Rule('in order', lambda pair: pair[0] <= pair[1])
+]
 GRID = 8  # features are averaged to GRID x GRID cells before they are compared
 LEAST = 4  # images that unbiased CKA needs
+Images = Annotated[
+    int, Rule(f'that is 0 or >= {LEAST}', lambda n: n == 0 or n >= LEAST)
+]
 
 
 @MODELS.register_module()
@@ -78,36 +86,22 @@ class DPK(Stage):
 
     mixes_channels = True
 
+    @checked
     def __init__(
         self,
         *,
-        levels: Sequence[int] | None = None,
-        patch: int | Sequence[int] = 1,
-        encoder: Sequence = (256, 4, 8),
-        decoder: Sequence = (256, 4, 8),
-        ratio: str | float = 'cka',
-        bounds: tuple[float, float] = (0.1, 0.95),
-        fallback: float = 0.5,
-        images: int = 16,
-        positions: str = 'random',
-        seed: int = 0,
+        levels: Sequence[Natural] | None = None,
+        patch: Count | Sequence[Count] = 1,
+        encoder: Sizes = (256, 4, 8),
+        decoder: Sizes = (256, 4, 8),
+        ratio: Fraction | Ratio = 'cka',
+        bounds: Bounds = (0.1, 0.95),
+        fallback: Fraction = 0.5,
+        images: Images = 16,
+        positions: Literal['random', 'energy'] = 'random',
+        seed: Natural = 0,
     ) -> None:
         super().__init__()
-        if isinstance(ratio, str) and ratio not in RATIOS:
-            near = nearest(ratio, RATIOS, len(RATIOS))
-            raise ConfigError(f'DPK.ratio={ratio!r} is unknown; {near}')
-        if positions not in ('random', 'energy'):
-            raise ConfigError(
-                f"DPK.positions is 'random' or 'energy', not {positions!r}"
-            )
-        for key, number, fine in (
-            ('ratio', ratio, isinstance(ratio, str) or 0 <= ratio <= 1),
-            ('bounds', bounds, 0 <= bounds[0] <= bounds[1] <= 1),
-            ('fallback', fallback, 0 <= fallback <= 1),
-            ('images', images, images == 0 or images >= LEAST),
-        ):
-            if not fine:
-                raise ConfigError(f'DPK.{key}={number} is out of range')
         self.levels, self.ratio, self.bounds = levels, ratio, tuple(bounds)
         self.fallback, self.images, self.positions = fallback, images, positions
         self.seed = seed

@@ -1,6 +1,7 @@
 """KCD: make the teacher's channels consistent with the student's."""
 
 import math
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ...errors import ConfigError, nearest
+from ...errors import ConfigError
 from ...link import Link
+from ...options import Count, Natural, Positive, at_least, checked
 from ...pair import FeaturePair, channel_dim, channels
 from ...registry import MODELS
 from ...unaugmented import plain_loader
@@ -19,14 +21,14 @@ from ..base import Stage
 from .fit import fit_channels
 from .matching import (
     MATRICES,
-    TRANSFORMS,
     ChannelMap,
+    Transform,
     control_map,
     fit_map,
     matched_correlation,
     total_similarity,
 )
-from .moments import KINDS, Covariance
+from .moments import Covariance, Kind
 
 
 @MODELS.register_module()
@@ -80,38 +82,24 @@ class ChannelAlign(Stage):
 
     fitted_at: Tensor
 
+    @checked
     def __init__(
         self,
         *,
-        transform: str = 'bipartite',
-        similarity: str = 'gap',
-        fit_at: int | str = 1,
-        every: int | None = None,
+        transform: Transform = 'bipartite',
+        similarity: Kind = 'gap',
+        fit_at: Natural | Literal['start'] = 1,
+        every: Count | None = None,
         by_epoch: bool = True,
-        images: int | None = 5000,
+        images: Annotated[int, at_least(2)] | None = 5000,
         share: bool = False,
-        ridge: float = 0.01,
-        seed: int = 0,
+        ridge: Positive = 0.01,
+        seed: Natural = 0,
     ) -> None:
         super().__init__()
-        for key, value, known in (
-            ('transform', transform, TRANSFORMS),
-            ('similarity', similarity, KINDS),
-        ):
-            if value not in known:
-                near = nearest(value, known, len(known))
-                raise ConfigError(f'ChannelAlign.{key}={value!r} is unknown; {near}')
-        fit_at = 0 if fit_at == 'start' else fit_at
-        if not isinstance(fit_at, int) or fit_at < 0:
-            raise ConfigError(f"ChannelAlign.fit_at is 'start' or >= 0, not {fit_at!r}")
-        if every is not None and every < 1:
-            raise ConfigError(f'ChannelAlign.every must be >= 1, got {every}')
-        if images is not None and images < 2:
-            raise ConfigError(f'ChannelAlign.images must be >= 2, got {images}')
-        if ridge <= 0:
-            raise ConfigError(f'ChannelAlign.ridge must be > 0, got {ridge}')
         self.transform, self.similarity = transform, similarity
-        self.fit_at, self.every, self.by_epoch = fit_at, every, by_epoch
+        self.fit_at = 0 if fit_at == 'start' else fit_at
+        self.every, self.by_epoch = every, by_epoch
         self.images, self.share, self.ridge, self.seed = images, share, ridge, seed
         self.register_buffer('fitted_at', torch.tensor(-1))
         self._fitted_at = -1  # the same on the host: read in every step

@@ -6,6 +6,7 @@ Distillation, Git Re-Basin).
 """
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from .moments import Covariance
 
-REORDERINGS = ('identity', 'random', 'greedy', 'bipartite', 'grouped')
-MATRICES = ('procrustes', 'ridge')
-TRANSFORMS = REORDERINGS + MATRICES
+Reordering = Literal['identity', 'random', 'greedy', 'bipartite', 'grouped']
+Matrix = Literal['procrustes', 'ridge']
+Transform = Reordering | Matrix
+MATRICES = get_args(Matrix)
+TRANSFORMS = get_args(Reordering) + MATRICES
 
 
 @dataclass(frozen=True)

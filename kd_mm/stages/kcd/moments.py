@@ -8,7 +8,7 @@ classes, plus one batch of features in float64.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,8 @@ from torchvision.ops import roi_align
 from ...errors import ConfigError
 from ...pair import channels
 
-KINDS = ('gap', 'class', 'spatial')
+Kind = Literal['gap', 'class', 'spatial']
+KINDS = get_args(Kind)
 
 
 @dataclass(frozen=True)

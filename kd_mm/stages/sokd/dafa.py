@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from mmengine.dist import all_reduce
@@ -12,6 +13,7 @@ from torch import Tensor
 from ...criteria.base import Criterion
 from ...diagnostics import HostCopy
 from ...errors import ConfigError, nearest
+from ...options import Count, Natural, NonNegative, Positive, Rule, checked
 from ...pair import FeaturePair
 from ...registry import MODELS
 from ...schedule import Progress
@@ -19,6 +21,10 @@ from ..base import Stage
 from .operators import OPERATORS, on_device
 from .policy import Draw, Policy
 from .unrolled import search_step
+
+Operators = Annotated[
+    Sequence[str], Rule('of two or more', lambda names: len(set(names)) > 1)
+]
 
 
 @dataclass
@@ -81,41 +87,27 @@ class DAFA(Stage):
             act on the features; if a later stage changes the teacher's side.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        search_epochs: float = 4,
-        start: float = 1,
+        search_epochs: NonNegative = 4,
+        start: NonNegative = 1,
         by_epoch: bool = True,
-        operators: Sequence[str] | None = None,
-        policies: int | None = None,
-        estimator: str = 'gumbel',
-        objective: str = 'consistency',
-        temperature: float = 0.5,
-        lr: float = 3e-4,
-        weight_decay: float = 1e-3,
-        seed: int = 0,
+        operators: Operators | None = None,
+        policies: Count | None = None,
+        estimator: Literal['gumbel', 'relax'] = 'gumbel',
+        objective: Literal['consistency', 'unrolled'] = 'consistency',
+        temperature: Positive = 0.5,
+        lr: Positive = 3e-4,
+        weight_decay: NonNegative = 1e-3,
+        seed: Natural = 0,
     ) -> None:
         super().__init__()
-        for key, value, known in (
-            ('estimator', estimator, ('gumbel', 'relax')),
-            ('objective', objective, ('consistency', 'unrolled')),
-            *(('operators', name, tuple(OPERATORS)) for name in operators or ()),
-        ):
-            if value not in known:
-                raise ConfigError(
-                    f'DAFA.{key}={value!r} is unknown; {nearest(value, known)}'
-                )
-        for key, number, fine in (
-            ('search_epochs', search_epochs, search_epochs >= 0),
-            ('start', start, start >= 0),
-            ('policies', policies, policies is None or policies >= 1),
-            ('temperature', temperature, temperature > 0),
-            ('lr', lr, lr > 0),
-            ('operators', operators, operators is None or len(set(operators)) > 1),
-        ):
-            if not fine:
-                raise ConfigError(f'DAFA.{key}={number} is out of range')
+        for name in operators or ():
+            if name not in OPERATORS:
+                near = nearest(name, OPERATORS)
+                raise ConfigError(f'DAFA.operators: there is no {name!r}; {near}')
         self.search_epochs, self.start, self.by_epoch = search_epochs, start, by_epoch
         self.operators, self.policies = operators, policies
         self.estimator, self.objective = estimator, objective

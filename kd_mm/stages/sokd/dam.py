@@ -1,6 +1,7 @@
 """DAM: confine the transfer to areas that student and teacher both care about."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,18 +10,13 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ...diagnostics import HostCopy
-from ...errors import ConfigError, nearest
+from ...errors import ConfigError
+from ...options import Count, NonNegative, checked
 from ...pair import FeaturePair
 from ...registry import MODELS
 from ..base import Stage
 from .areas import Areas, area_mask, find_areas, ground_truth_loss
 
-CHOICES = dict(
-    boxes_from=('student', 'teacher', 'both'),
-    overlap=('sum', 'max'),
-    normalise=('all', 'area'),
-    supervision=('none', 'gt'),
-)
 CONSTANT = 1e-3  # a heatmap in [0, 1] that varies less than this says nothing
 PATIENCE = 500  # steps between looks at it
 
@@ -96,38 +92,21 @@ class DAM(Stage):
             equal shape on both sides, or if another stage has set the weights.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        top_k: int = 8,
-        weight: float = 1.0,
-        boxes_from: str = 'student',
-        overlap: str = 'sum',
-        normalise: str = 'all',
-        supervision: str = 'none',
-        heatmaps: int = 2,
-        hidden: int = 64,
+        top_k: Count = 8,
+        weight: NonNegative = 1.0,
+        boxes_from: Literal['student', 'teacher', 'both'] = 'student',
+        overlap: Literal['sum', 'max'] = 'sum',
+        normalise: Literal['all', 'area'] = 'all',
+        supervision: Literal['none', 'gt'] = 'none',
+        heatmaps: Count = 2,
+        hidden: Count = 64,
         relu_heads: bool = False,
     ) -> None:
         super().__init__()
-        chosen = dict(
-            boxes_from=boxes_from,
-            overlap=overlap,
-            normalise=normalise,
-            supervision=supervision,
-        )
-        for key, value in chosen.items():
-            if value not in CHOICES[key]:
-                near = nearest(value, CHOICES[key], 3)
-                raise ConfigError(f'DAM.{key}={value!r} is unknown; {near}')
-        for key, number, least in (
-            ('top_k', top_k, 1),
-            ('heatmaps', heatmaps, 1),
-            ('hidden', hidden, 1),
-            ('weight', weight, 0),
-        ):
-            if number < least:
-                raise ConfigError(f'DAM.{key} must be >= {least}, got {number}')
         self.top_k, self.weight, self.boxes_from = top_k, weight, boxes_from
         self.overlap, self.normalise = overlap, normalise
         self.supervision, self.heatmaps = supervision, heatmaps
