@@ -1,8 +1,12 @@
 """Numbers that tell whether distillation does something sensible."""
 
+from typing import Any
+
 import torch
 from mmengine.logging import MMLogger
 from torch import Tensor
+
+from .errors import ConfigError
 
 
 class GradientShare:
@@ -80,37 +84,62 @@ class HostCopy:
 
 
 class NonFiniteWatch:
-    """Reports the link whose loss became NaN or infinite.
+    """Tells which losses became NaN or infinite, and ends a run that is lost.
 
     On an accelerator the flags are read one step later, so that no step is held up.
+
+    Args:
+        stop (bool): Whether to raise once that has lasted for ``patience`` steps.
     """
 
     reports = 5  # a broken run need not fill the log
+    patience = 5  # steps in a row: fp16 may overflow on one batch and not on the next
 
-    def __init__(self) -> None:
+    def __init__(self, *, stop: bool) -> None:
+        self.stop = stop
         self._pending: tuple[list[str], HostCopy] | None = None
+        self._lasted = 0
 
-    def __call__(self, out: dict[str, Tensor]) -> None:
+    def __call__(self, losses: dict[str, Any]) -> None:
+        """Look at one step's log entries; those with "loss" in their names count.
+
+        Raises:
+            ConfigError: Naming the losses, when nothing can be learned any more.
+        """
         self._report()
-        names = [name for name in out if 'loss' in name]
+        names: list[str] = []
+        values: list[Tensor] = []
+        for name, value in losses.items():
+            parts = value if isinstance(value, (list, tuple)) else [value]
+            for part in parts if 'loss' in name else []:
+                if isinstance(part, Tensor):
+                    values.append(part.detach().flatten().float())
+                    names += [name] * part.numel()
         if not names:
             return
-        flags = torch.stack([out[name].detach().isfinite().all() for name in names])
+        flags = torch.cat([v.to(values[0].device) for v in values]).isfinite()
         self._pending = names, HostCopy(flags)
         if flags.device.type == 'cpu':
             self._report()
 
     def _report(self) -> None:
-        if self._pending is None or self.reports <= 0:
+        if self._pending is None:
             return
         (names, copy), self._pending = self._pending, None
-        host = copy.read()
-        if bool(host.all()):
+        fine = copy.read().tolist()
+        if all(fine):
+            self._lasted = 0
             return
-        self.reports -= 1
-        bad = [
-            name for name, fine in zip(names, host.tolist(), strict=True) if not fine
-        ]
-        MMLogger.get_current_instance().error(
-            f'{", ".join(bad)} is NaN or infinite; see "NaN" in docs/troubleshooting.md'
-        )
+        self._lasted += 1
+        bad = dict.fromkeys(n for n, ok in zip(names, fine, strict=True) if not ok)
+        text = f'{", ".join(bad)} is NaN or infinite'
+        see = 'see "NaN" in docs/troubleshooting.md'
+        if self.stop and self._lasted >= self.patience:
+            raise ConfigError(
+                f'{text}, in {self.patience} steps in a row: training ends here, '
+                f'checkpoints of before are good; {see} (model.stop_on_nan=False '
+                'goes on all the same)'
+            )
+        if self.reports > 0:
+            self.reports -= 1
+            MMLogger.get_current_instance().error(f'{text}; {see}')

@@ -37,7 +37,7 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
         factors = distiller.factors()
         if not any(factors.values()):
             losses = self._student_loss(inputs, data_samples, *args)
-            return _merge(losses, distiller.idle(inputs, factors))
+            return self._watched(losses, distiller.idle(inputs, factors))
         teacher = distiller.teacher(
             inputs, data_samples, distiller.specs('teacher', factors)
         )
@@ -46,7 +46,12 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
             losses = self._student_loss(inputs, data_samples, *args)
         size = tuple(inputs.shape[2:])
         added = distiller(student, teacher, data_samples, size, factors)
-        return _merge(losses, added | distiller.idle(inputs, factors))
+        return self._watched(losses, added | distiller.idle(inputs, factors))
+
+    def _watched(self, losses: dict, added: dict) -> dict:
+        merged = _merge(losses, added)
+        self.distiller.watch(merged)
+        return merged
 
     def _student_loss(self, *args: Any) -> dict:
         return super().loss(*args)
@@ -79,6 +84,7 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
     inherit: Sequence[str] = (),
     gradient_share_interval: Natural = 50,
     trial_size: tuple[Count, Count] = (256, 256),
+    stop_on_nan: bool = True,
     data_preprocessor: dict | None = None,
 ) -> nn.Module:
     """Build a student that is distilled while it trains.
@@ -99,6 +105,9 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
         trial_size (Sequence[int]): Height and width in pixels of the images that
             both networks see once before training, to learn widths and to check
             everything. Defaults to (256, 256).
+        stop_on_nan (bool): Whether training ends, with the loss's name, when a loss is
+            NaN or infinite in five steps in a row, or before a checkpoint with such
+            weights would be written. Defaults to True.
         data_preprocessor (dict, optional): The student's, where the config keeps it
             on its top level (MMPretrain). Defaults to None.
 
@@ -125,7 +134,7 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
     # data come, exactly as without us.
     with torch.random.fork_rng():
         distiller = _build_distiller(
-            model, teacher, links, gradient_share_interval, trial_size
+            model, teacher, links, gradient_share_interval, stop_on_nan, trial_size
         )
     model.__class__ = distilled_class(type(model))  # type: ignore[arg-type]
     model.distiller = distiller
@@ -147,6 +156,7 @@ def _build_distiller(
     teacher: dict,
     links: dict[str, dict],
     share_interval: int,
+    stop_on_nan: bool,
     trial_size: Sequence[int],
 ) -> Distiller:
     built = {}
@@ -164,7 +174,11 @@ def _build_distiller(
     seen, _ = trial(student, taps['student'], inputs, samples)
     seen_teacher = guide.connect(student, taps['teacher'], inputs, samples)
     distiller = Distiller(
-        teacher=guide, links=built, taps=taps, share_interval=share_interval
+        teacher=guide,
+        links=built,
+        taps=taps,
+        share_interval=share_interval,
+        stop_on_nan=stop_on_nan,
     )
     for name, link in built.items():
         with torch.no_grad(), within(f'links.{name}: '):

@@ -27,6 +27,7 @@ class Distiller(nn.Module):
         links (dict[str, Link]): The links by name.
         taps (dict[str, Taps]): Taps of the 'student' and of the 'teacher'.
         share_interval (int): Measure the gradient share every so many steps; 0: never.
+        stop_on_nan (bool): Whether :class:`NonFiniteWatch` ends a run that is lost.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Distiller(nn.Module):
         links: dict[str, Link],
         taps: dict[str, Taps],
         share_interval: int,
+        stop_on_nan: bool,
     ) -> None:
         super().__init__()
         self.teacher = teacher
@@ -44,7 +46,7 @@ class Distiller(nn.Module):
         self.share_interval = share_interval
         self.step = 0
         self.shares = {name: GradientShare() for name in links}
-        self.watch = NonFiniteWatch()
+        self.watch = NonFiniteWatch(stop=stop_on_nan)
         self.register_load_state_dict_post_hook(_plain_student_is_complete)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> 'Distiller':
@@ -84,7 +86,6 @@ class Distiller(nn.Module):
             out.update(link(pair, factors[name]))
             if self.shares[name].value is not None:
                 out[f'kd_{name}_gradient_share'] = self.shares[name].value
-        self.watch(out)
         return out
 
     def idle(self, like: Tensor, factors: dict[str, float]) -> dict[str, Tensor]:

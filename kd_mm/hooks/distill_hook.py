@@ -69,6 +69,22 @@ class DistillHook(Hook):
             'student'
         )
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Weights that are lost replace no good checkpoint."""
+        if not _distiller(runner).watch.stop:
+            return
+        state = checkpoint['state_dict']
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        trained = [name for name, p in model.named_parameters() if p.requires_grad]
+        lost = [n for n in trained if n in state and not state[n].isfinite().all()]
+        if lost:
+            raise ConfigError(
+                f'after {runner.iter} iterations {len(lost)} of {len(trained)} weights '
+                f'are NaN or infinite ({lost[0]}, ...), so no checkpoint is written; '
+                'see "NaN" in docs/troubleshooting.md (model.stop_on_nan=False goes on '
+                'all the same)'
+            )
+
     def before_train(self, runner: Runner) -> None:
         teacher = _distiller(runner).teacher
         if teacher.validate:

@@ -154,7 +154,7 @@ def test_teaches_a_detector_behind_dpk():
 
 @pytest.mark.parametrize('wrong', [dict(tau=0), dict(relation=-1.0)])
 def test_senseless_options_are_refused(wrong):
-    with pytest.raises(ConfigError, match='FGDLoss needs'):
+    with pytest.raises(ConfigError, match=f'FGDLoss.{next(iter(wrong))}: '):
         FGDLoss(**wrong)
 
 

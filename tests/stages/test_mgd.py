@@ -83,7 +83,7 @@ def test_masks_differ_by_step_and_go_on_after_a_resume():
     'options', [dict(ratio=1.0), dict(ratio=-0.1), dict(mask='image')]
 )
 def test_refuses_options_that_mean_nothing(options):
-    with pytest.raises(ConfigError, match='MGD needs'):
+    with pytest.raises(ConfigError, match=f'MGD.{next(iter(options))}: '):
         MGD(**options)
 
 

@@ -266,10 +266,7 @@ def per_level(key: str, value: Any, count: int) -> list:
     if len(values) != count:
         raise ConfigError(f'DPK.{key} has {len(values)} entries for {count} levels')
     for one in values:
-        if key == 'patch':
-            if one < 1:
-                raise ConfigError(f'DPK.patch must be >= 1, got {one}')
-        elif len(one) != 3 or min(one) < 1 or one[0] % 4 or one[0] % one[2]:
+        if key != 'patch' and (len(one) != 3 or one[0] % 4 or one[0] % one[2]):
             raise ConfigError(
                 f'DPK.{key} is (width, blocks, heads), the width a multiple of 4 and '
                 f'of the heads, not {tuple(one)}'

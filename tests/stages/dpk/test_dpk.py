@@ -279,7 +279,7 @@ def test_senseless_options_are_refused(wrong, message):
     ('wrong', 'message'),
     [
         (dict(patch=[1, 2]), 'DPK.patch has 2 entries for 5 levels'),
-        (dict(patch=0), 'DPK.patch must be >= 1'),
+        (dict(patch=0), 'DPK.patch: expected an int >= 1'),
         (dict(encoder=(18, 1, 4)), 'DPK.encoder is'),
         (dict(levels=[5]), 'DPK.levels'),
         (dict(levels=[1, 1]), 'DPK.levels'),
