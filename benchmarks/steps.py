@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import kd_mm  # noqa: F401  makes `kd_mm::` known to MMEngine
 from kd_mm.stages import DAFA, ChannelAlign
-from kd_mm.trial import TrialSample, trial_samples
+from kd_mm.trial import trial_samples
 
 OBJECTS = 5  # in an image
 CLASSES = 10  # that labels are drawn from
@@ -46,7 +46,7 @@ def student_config(cfg: Config) -> ConfigDict:
 
 def random_batch(
     batch_size: int, size: tuple[int, int], device: str
-) -> tuple[Tensor, list[TrialSample]]:
+) -> tuple[Tensor, list]:
     """Images and labels as a data preprocessor leaves them.
 
     The samples have boxes, masks and class labels, so that a detector finds what it

@@ -16,9 +16,9 @@ from .hooks.distill_hook import attach_to_runners
 from .link import Link
 from .options import Count, Natural, check_options, checked
 from .registry import MODELS
+from .rehearsal import check_features, refuse_other_inputs, rehearse
 from .taps import Taps
 from .teacher import Teacher, inherit
-from .trial import trial, trial_samples
 
 attach_to_runners()
 
@@ -83,7 +83,7 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
     links: dict[str, dict],
     inherit: Sequence[str] = (),
     gradient_share_interval: Natural = 50,
-    trial_size: tuple[Count, Count] = (256, 256),
+    trial_size: tuple[Count, Count] | None = None,
     stop_on_nan: bool = True,
     data_preprocessor: dict | None = None,
 ) -> nn.Module:
@@ -102,9 +102,10 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
         gradient_share_interval (int): Log every so many steps which share of the
             gradient at the tapped features is the distillation's; 0: never.
             Defaults to 50.
-        trial_size (Sequence[int]): Height and width in pixels of the images that
-            both networks see once before training, to learn widths and to check
-            everything. Defaults to (256, 256).
+        trial_size (Sequence[int], optional): Height and width in pixels of the images
+            that both networks see once before training, to learn widths and to check
+            everything. Defaults to None: what the training pipeline ends with, or
+            what the networks are made for.
         stop_on_nan (bool): Whether training ends, with the loss's name, when a loss is
             NaN or infinite in five steps in a row, or before a checkpoint with such
             weights would be written. Defaults to True.
@@ -124,6 +125,7 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
     if data_preprocessor is not None:
         student_cfg.setdefault('data_preprocessor', data_preprocessor)
     model = MMENGINE_MODELS.build(student_cfg)
+    refuse_other_inputs(model, 'student')
     for part in inherit:
         if part not in (names := dict(model.named_modules())):
             raise ConfigError(
@@ -157,22 +159,21 @@ def _build_distiller(
     links: dict[str, dict],
     share_interval: int,
     stop_on_nan: bool,
-    trial_size: Sequence[int],
+    trial_size: Sequence[int] | None,
 ) -> Distiller:
     built = {}
     for name, cfg in links.items():
         built[name] = Link(name=name, **cfg)
     guide = Teacher(**teacher)
+    refuse_other_inputs(guide.model, 'teacher')
     taps = {}
     for side, model in (('student', student), ('teacher', guide.model)):
         specs = [spec for link in built.values() for spec in link.specs[side]]
         taps[side] = Taps(specs=specs, model=model, owner=side)
 
-    size = (int(trial_size[0]), int(trial_size[1]))
-    inputs = torch.randn(2, 3, *size)
-    samples = trial_samples(2, size)
-    seen, _ = trial(student, taps['student'], inputs, samples)
-    seen_teacher = guide.connect(student, taps['teacher'], inputs, samples)
+    guide.connect(student, taps['teacher'])
+    size = (trial_size[0], trial_size[1]) if trial_size else None
+    seen = rehearse(student, guide, taps['student'], size=size)
     distiller = Distiller(
         teacher=guide,
         links=built,
@@ -182,7 +183,10 @@ def _build_distiller(
     )
     for name, link in built.items():
         with torch.no_grad(), within(f'links.{name}: '):
-            pair = distiller.pair(link, seen, seen_teacher, samples, size)
+            check_features(link, seen, taps)
+            pair = distiller.pair(
+                link, seen.student, seen.teacher, seen.samples, seen.size
+            )
             link.setup(pair)
     return distiller
 

@@ -1,5 +1,7 @@
 """Turn the student's batch into what the teacher's own preprocessor would have made."""
 
+import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,15 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .errors import ConfigError
+
 
 def _normalisation(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
-    """Mean and std as ``(3, 1, 1)``, in the channel order after any conversion."""
+    """Mean and std as ``(C or 1, 1, 1)``, in the order after any conversion."""
     if getattr(preprocessor, '_enable_normalize', False):
-        mean, std = preprocessor.mean, preprocessor.std
-        return mean.detach().float().expand(3, 1, 1), std.detach().float().expand(
-            3, 1, 1
-        )
-    return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+        return preprocessor.mean.detach().float(), preprocessor.std.detach().float()
+    return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
 
 
 def _swaps_channels(preprocessor: nn.Module) -> bool:
@@ -32,18 +33,30 @@ class InputBridge(nn.Module):
     Covers mean and std, the order of the colour channels, the value of the padding
     and its divisor. What both share is left alone; two equal preprocessors cost
     nothing. Batch augmentation (mixup, multi-scale) has happened before, so teacher
-    and student see the same mixed images.
+    and student see the same mixed images. Images may have any number of channels as
+    long as both networks take the same; only three are a colour whose order can
+    change.
 
     Args:
         student (nn.Module): The student's data preprocessor.
         teacher (nn.Module): The teacher's.
+
+    Raises:
+        ConfigError: If their constants are for other numbers of channels.
     """
 
     def __init__(self, *, student: nn.Module, teacher: nn.Module) -> None:
         super().__init__()
-        self.flip = _swaps_channels(student) != _swaps_channels(teacher)
         mean_s, std_s = _normalisation(student)
         mean_t, std_t = _normalisation(teacher)
+        counts = {len(mean_s), len(mean_t)} - {1}
+        if len(counts) > 1:
+            raise ConfigError(
+                f"the student's data_preprocessor is for images of {len(mean_s)} "
+                f"channels and the teacher's for {len(mean_t)}: they cannot see the "
+                'same images, and nothing converts them'
+            )
+        self.flip = _swaps_channels(student) != _swaps_channels(teacher)
         if self.flip:
             mean_s, std_s = mean_s.flip(0), std_s.flip(0)
         scale, shift = std_s / std_t, (mean_s - mean_t) / std_t
@@ -61,22 +74,40 @@ class InputBridge(nn.Module):
         self.divisor = int(getattr(teacher, 'pad_size_divisor', 1) or 1)
 
     def forward(self, inputs: Tensor, samples: Sequence[Any] | None) -> Tensor:
-        """``(N, 3, H, W)`` of the student -> ``(N, 3, H', W')`` of the teacher."""
-        if self.flip:
+        """``(N, C, H, W)`` of the student -> ``(N, C, H', W')`` of the teacher."""
+        if self.flip and inputs.shape[1] == 3:
             inputs = inputs.flip(1)
         if self.changes_values:
             inputs = torch.addcmul(
                 self.shift.to(inputs.dtype), inputs, self.scale.to(inputs.dtype)
             )
-        if self.pad_differs and samples is not None:
-            inputs = self._repad(inputs, samples)
+        if self.pad_differs and samples:
+            inputs = self._repaint_padding(inputs, samples)
         height, width = inputs.shape[2:]
-        bottom, right = -height % self.divisor, -width % self.divisor
-        if bottom or right:
-            inputs = F.pad(inputs, (0, right, 0, bottom), value=self.pad)
+        grow = (-width % self.divisor, -height % self.divisor)
+        if any(grow):
+            inputs = F.pad(inputs, (0, grow[0], 0, grow[1]), value=self.pad)
         return inputs
 
-    def _repad(self, inputs: Tensor, samples: Sequence[Any]) -> Tensor:
+    @staticmethod
+    def resized_samples(
+        samples: Sequence[Any] | None, size: tuple[int, int]
+    ) -> Sequence[Any] | None:
+        """Samples that tell of the batch as the teacher's padding leaves it.
+
+        DETR-like networks draw their masks from ``batch_input_shape``. The student's
+        samples stay as they are.
+        """
+        if not samples or not hasattr(samples[0], 'set_metainfo'):
+            return samples
+        copies = [copy.copy(sample) for sample in samples]
+        for sample in copies:
+            for name in {'batch_input_shape', 'pad_shape'} & {*sample.metainfo_keys()}:
+                sample.set_metainfo({name: size})
+        return copies
+
+    def _repaint_padding(self, inputs: Tensor, samples: Sequence[Any]) -> Tensor:
+        """Fill what lies outside each image with the teacher's padding value."""
         height, width = inputs.shape[2:]
         sizes = [
             tuple(s.metainfo.get('img_shape', (height, width)))[:2] for s in samples
@@ -90,3 +121,28 @@ class InputBridge(nn.Module):
         columns = torch.arange(width, device=inputs.device) >= sizes[:, 1, :]
         outside = rows.reshape(-1, 1, height, 1) | columns.reshape(-1, 1, 1, width)
         return inputs.masked_fill(outside, self.pad)
+
+
+def crop(feature: Tensor, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """What of a map lies over the image, without the cells of added padding alone.
+
+    Args:
+        feature (Tensor): ``(N, C, H', W')`` of a padded batch. Anything that is not
+            a map of the batch (vectors, tokens, attention) is returned as it is.
+        padded (tuple[int, int]): Height and width of the padded batch in pixels.
+        size (tuple[int, int]): Height and width before padding.
+
+    Returns:
+        Tensor: ``(N, C, H, W)`` with ``H = ceil(H' * size / padded)``: the size that a
+        network which halves by rounding up would give for the unpadded batch.
+    """
+    if feature.ndim != 4:
+        return feature
+    cells = tuple(feature.shape[2:])
+    stride = max(math.ceil(p / n) for p, n in zip(padded, cells, strict=True))
+    if any(math.ceil(p / stride) != n for p, n in zip(padded, cells, strict=True)):
+        return feature  # no map: no stride gives these sizes
+    height, width = (
+        math.ceil(n * s / p) for n, s, p in zip(cells, size, padded, strict=True)
+    )
+    return feature[:, :, :height, :width].contiguous()

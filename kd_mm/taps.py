@@ -1,7 +1,7 @@
 """Taps: read module outputs (or inputs) by dotted path, for one forward pass."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,6 +85,16 @@ class Recording:
     calls: dict[Tap, list[list[Tensor]]]
     versions: dict[Tap, list[list[int]]] = field(default_factory=dict)
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> 'Recording':
+        """The same with every tensor changed."""
+        return Recording(
+            {
+                tap: [[change(tensor) for tensor in call] for call in calls]
+                for tap, calls in self.calls.items()
+            },
+            self.versions,
+        )
+
     def features(self, tap: Tap) -> list[Tensor]:
         """All tensors of a tap, calls in order."""
         return [tensor for call in self.calls[tap] for tensor in call]
@@ -128,13 +138,21 @@ class Taps:
         self.expected: dict[Tap, int] = {}
         self.clone: set[Tap] = set()
 
-    def learn(self, recording: Recording) -> None:
-        """Take call counts and in-place overwriting from a complete forward pass."""
+    def learn(self, recording: Recording, *, when: str = 'a forward pass') -> None:
+        """Take call counts and in-place overwriting from a forward pass.
+
+        Args:
+            recording (Recording): Of a pass of which nothing more is to come.
+            when (str): What the pass was, for the message.
+
+        Raises:
+            ConfigError: If a tap was never called.
+        """
         for tap, calls in recording.calls.items():
             if not calls:
                 raise ConfigError(
-                    f'{self.owner} tap {str(tap)!r} exists but is never called in a '
-                    'forward pass; tap a module that runs'
+                    f'{self.owner} tap {str(tap)!r} exists but is never called in '
+                    f'{when}; tap a module that runs'
                 )
             self.expected[tap] = len(calls)
             if recording.overwritten(tap):

@@ -1,5 +1,6 @@
 """The frozen teacher: built, checked, fed with the student's batch, stopped early."""
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 
 from .errors import ConfigError
 from .options import checked
-from .preprocess import InputBridge
+from .preprocess import InputBridge, crop
 from .taps import Recording, Taps
-from .trial import trial
+from .trial import Pass, trial
 from .utils.loading import load_model_config, load_weights
 
 _DTYPES = dict(bf16=torch.bfloat16, fp16=torch.float16)
@@ -75,42 +76,67 @@ class Teacher:
         self.taps: Taps
         self._unused: list[nn.Module] = []
 
-    def connect(
-        self, student: nn.Module, taps: Taps, inputs: Tensor, samples: Sequence[Any]
-    ) -> Recording:
-        """Say whose batches come and what is read, and try it once.
-
-        Direct children that no tap needs stay where they are from now on, off the
-        accelerator.
+    def connect(self, student: nn.Module, taps: Taps) -> None:
+        """Say whose batches come and what is read.
 
         Args:
             student (nn.Module): Whose data preprocessor makes the batches.
             taps (Taps): What is read.
-            inputs (Tensor): A trial batch of the student, ``(N, 3, H, W)``.
-            samples (Sequence): Its data samples.
-
-        Returns:
-            Recording: What the taps saw in the trial.
         """
+        self.taps = taps
         self.bridge = InputBridge(
             student=student.data_preprocessor, teacher=self.model.data_preprocessor
         )
-        self.taps = taps
-        seen, called = trial(self.model, taps, self.bridge(inputs, samples), samples)
+
+    def rehearse(self, inputs: Tensor, samples: Sequence[Any]) -> Pass:
+        """One trial pass on a batch of the student, on the device of ``inputs``.
+
+        Args:
+            inputs (Tensor): ``(N, C, H, W)``.
+            samples (Sequence): Its data samples.
+        """
+        own = self.bridge(inputs, samples)
+        samples = self._own_samples(inputs, own, samples)
+        shown = trial(self.model, self.taps, own, samples, mode='predict')
+        shown.recording = self._cropped(shown.recording, inputs, own)
+        return shown
+
+    def settle(self, reached: set[nn.Module]) -> None:
+        """After the trial: leave out what no tap needs, and become fast.
+
+        Args:
+            reached (set[nn.Module]): Direct children that the taps need; the others
+                stay where they are from now on, off the accelerator.
+        """
         if not self.validate:
             # a childless module (an embedding) may be read without being called
             self._unused = [
                 m
                 for m in self.model.children()
-                if m not in called and any(m.children())
+                if m not in reached and any(m.children())
             ]
         if self.dtype:
             self.model.to(self.dtype)
         if self.channels_last:
             self.model.to(memory_format=torch.channels_last)
         if self.compile:
-            _compile(self.model, '', {tap.path for tap in taps.taps.values()})
-        return seen
+            _compile(self.model, '', {tap.path for tap in self.taps.taps.values()})
+
+    def _own_samples(self, inputs: Tensor, own: Tensor, samples: Sequence[Any]):
+        if own.shape[2:] == inputs.shape[2:]:
+            return samples
+        return self.bridge.resized_samples(samples, tuple(own.shape[2:]))
+
+    @staticmethod
+    def _cropped(seen: Recording, inputs: Tensor, own: Tensor) -> Recording:
+        """Maps over the student's batch, where the bridge has padded it."""
+        if own.shape[2:] == inputs.shape[2:]:
+            return seen
+        return seen.map(
+            functools.partial(
+                crop, padded=tuple(own.shape[2:]), size=tuple(inputs.shape[2:])
+            )
+        )
 
     def apply_to_tensors(self, fn: Callable) -> None:
         """Follow ``.to()``, ``.cuda()``, ``.half()`` of the student."""
@@ -132,19 +158,20 @@ class Teacher:
         """Run on the student's batch as far as the last of ``specs``.
 
         Args:
-            inputs (Tensor): The student's preprocessed batch, ``(N, 3, H, W)``.
+            inputs (Tensor): The student's preprocessed batch, ``(N, C, H, W)``.
             samples (Sequence): Its data samples.
             specs (Sequence[str]): The taps wanted now.
         """
-        inputs = self.bridge(inputs, samples)
+        own = self.bridge(inputs, samples)
+        samples = self._own_samples(inputs, own, samples)
         if self.channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            own = own.contiguous(memory_format=torch.channels_last)
         context = nullcontext()
         if self.dtype:
-            inputs = inputs.to(self.dtype)
-            context = torch.autocast(inputs.device.type, enabled=False)
+            own = own.to(self.dtype)
+            context = torch.autocast(own.device.type, enabled=False)
         with context, self.taps.record(self.model, specs=specs, stop=True) as seen:
-            self.model(inputs, samples, mode='predict')
+            self.model(own, samples, mode='predict')
         for tap, calls in seen.calls.items():
             if len(calls) != self.taps.expected[tap]:
                 raise ConfigError(
@@ -152,11 +179,8 @@ class Teacher:
                     f'and {self.taps.expected[tap]} times on the trial batch'
                 )
         if self.dtype:
-            seen.calls = {
-                tap: [[t.float() for t in call] for call in calls]
-                for tap, calls in seen.calls.items()
-            }
-        return seen
+            seen = seen.map(Tensor.float)
+        return self._cropped(seen, inputs, own)
 
     def describe(self) -> str:
         """Name and size, for the log."""

@@ -1,32 +1,62 @@
 """One trial pass through a network, before training: what do its taps give?"""
 
-from collections.abc import Sequence
+import copy
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from mmdet.structures import DetDataSample
-from mmengine.structures import InstanceData
-from mmpretrain.structures import DataSample
-from torch import nn
+from mmengine.model import revert_sync_batchnorm
+from mmengine.structures import BaseDataElement, InstanceData
+from torch import Tensor, nn
 
 from .errors import ConfigError
+from .sizes import Size
 from .taps import Recording, Taps
 
-
-class TrialSample(DetDataSample, DataSample):
-    """Ground truth and image sizes that detectors and classifiers can both read."""
+IMAGES = 3  # of a trial; levels and decoder layers come in other numbers
 
 
-def trial_samples(count: int, size: Sequence[int]) -> list[TrialSample]:
-    """Data samples of ``count`` images of ``size`` (height, width), one box each."""
-    height, width = size
+@functools.cache
+def _sample_class() -> type[BaseDataElement]:
+    """Data samples of every toolbox that is installed, in one class."""
+    bases: list[type] = []
+    try:
+        from mmdet.structures import DetDataSample
+
+        bases.append(DetDataSample)
+    except ImportError:
+        pass
+    try:
+        from mmpretrain.structures import DataSample
+
+        bases.append(DataSample)
+    except ImportError:
+        pass
+    return type('TrialSample', tuple(bases) or (BaseDataElement,), {})
+
+
+def trial_samples(count: int, size: Size, image: Size | None = None) -> list[Any]:
+    """Ground truth and image sizes that detectors and classifiers can both read.
+
+    Args:
+        count (int): How many images.
+        size (tuple[int, int]): Height and width of the batch.
+        image (tuple[int, int], optional): Height and width of the images in it.
+            Defaults to None, the batch's.
+    """
+    height, width = image or size
     samples = []
     for _ in range(count):
-        sample = TrialSample(
+        sample = _sample_class()(
             metainfo=dict(
                 img_shape=(height, width),
                 ori_shape=(height, width),
-                pad_shape=(height, width),
-                batch_input_shape=(height, width),
+                pad_shape=tuple(size),
+                batch_input_shape=tuple(size),
                 scale_factor=(1.0, 1.0),
             )
         )
@@ -34,56 +64,123 @@ def trial_samples(count: int, size: Sequence[int]) -> list[TrialSample]:
             bboxes=torch.tensor([[width / 4, height / 4, width / 2, height / 2]]),
             labels=torch.zeros(1, dtype=torch.long),
         )
-        sample.set_gt_label(0)
+        if hasattr(sample, 'set_gt_label'):
+            sample.set_gt_label(0)
         samples.append(sample)
     return samples
 
 
+@dataclass
+class Pass:
+    """What one trial pass showed.
+
+    Attributes:
+        recording (Recording): What the taps saw.
+        reached (set[nn.Module]): Direct children called before the last tap fired.
+        failure (str): Why the pass ended early; '' where it is complete.
+    """
+
+    recording: Recording
+    reached: set[nn.Module]
+    failure: str = ''
+
+    @property
+    def useful(self) -> bool:
+        """Whether every tap has fired; what fails behind them does not matter."""
+        return all(self.recording.calls.values())
+
+
 @torch.no_grad()
 def trial(
-    model: nn.Module, taps: Taps, inputs: torch.Tensor, samples: Sequence[TrialSample]
-) -> tuple[Recording, set[nn.Module]]:
-    """Run ``model`` once, completely, in eval mode, and let ``taps`` learn from it.
+    model: nn.Module, taps: Taps, inputs: Tensor, samples: Sequence[Any], *, mode: str
+) -> Pass:
+    """Run ``model`` once and look at its taps.
 
     Args:
         model (nn.Module): Student or teacher; its modes are restored.
         taps (Taps): Its taps.
-        inputs (Tensor): ``(N, 3, H, W)``, as after the model's preprocessor.
-        samples (Sequence): N trial samples.
-
-    Returns:
-        tuple[Recording, set[nn.Module]]: What the taps saw, and which direct children
-        had been called when the last tap fired.
+        inputs (Tensor): ``(N, C, H, W)``, as after the model's preprocessor.
+        samples (Sequence): N trial samples; the pass gets copies.
+        mode (str): 'loss', in training mode, or 'predict', in eval mode.
 
     Raises:
-        ConfigError: If the pass fails, or a tap is never reached.
+        ConfigError: If the pass is complete and a tap was never reached, or a tap
+            gives what is no tensor.
     """
     modes = {module: module.training for module in model.modules()}
-    model.eval()
+    model.train(mode == 'loss')
     called: set[nn.Module] = set()
+    reached: set[nn.Module] = set()
     handles = [
         module.register_forward_pre_hook(lambda *_, child=child: called.add(child))
         for child in model.children()
         for module in child.modules()
     ]
+    for tap in taps.taps.values():
+        module = model.get_submodule(tap.path)
+        before = tap.side == 'input'
+        add = (
+            module.register_forward_pre_hook if before else module.register_forward_hook
+        )
+        handles.append(add(lambda *_: reached.update(called)))
+    failure = ''
     try:
         with taps.record(model) as recording:
-            model(inputs, list(samples), mode='predict')
-        taps.learn(recording)
-        called.clear()
-        with taps.record(model, stop=True):
-            model(inputs, list(samples), mode='predict')
+            model(inputs, copy.deepcopy(list(samples)), mode=mode)
     except ConfigError:
         raise
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise ConfigError(
-            f'a trial pass of the {taps.owner} {type(model).__name__} on images of '
-            f'{tuple(inputs.shape[2:])} failed: {error}; a network made for one image '
-            'size needs trial_size=(height, width)'
-        ) from error
+    except Exception as error:
+        failure = reason(error)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
-    return recording, called
+        for module, training in modes.items():
+            module.training = training
+    return Pass(recording, reached, failure)
+
+
+def reason(error: Exception) -> str:
+    """An exception in one line."""
+    lines = str(error).strip().splitlines()
+    text = f': {lines[0].strip()[:200]}' if lines else ''
+    return f'{type(error).__name__}{text}'
+
+
+def stand_in(model: nn.Module, *, fresh: bool) -> nn.Module:
+    """A copy of the student that may be trained without a trace.
+
+    Weights that an optimiser would change are shared; buffers, counters and weights
+    that change by themselves (momentum encoders) are not.
+
+    Args:
+        model (nn.Module): The student.
+        fresh (bool): Whether the copy shares nothing and is initialised as the
+            Runner will, except for downloads.
+    """
+    shared = {} if fresh else {id(p): p for p in model.parameters() if p.requires_grad}
+    twin = revert_sync_batchnorm(copy.deepcopy(model, shared))
+    if fresh:
+        for module in twin.modules():
+            if init_cfg := getattr(module, 'init_cfg', None):
+                module.init_cfg = _without_files(init_cfg)
+        twin.init_weights()
+    return twin
+
+
+def _without_files(init_cfg: Any) -> list[dict]:
+    parts = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
+    return [part for part in parts if part.get('type') != 'Pretrained']
+
+
+@contextmanager
+def on_device(model: nn.Module, device: str) -> Iterator[None]:
+    """A network on an accelerator for a while."""
+    if device == 'cpu':
+        yield
+        return
+    home = next(itertools.chain(model.parameters(), model.buffers())).device
+    try:
+        model.to(device)
+        yield
+    finally:
+        model.to(home)

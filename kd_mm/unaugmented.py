@@ -1,7 +1,6 @@
 """Both networks on un-augmented training images, leaving the training undisturbed."""
 
 import copy
-import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -18,6 +17,7 @@ from .distiller import Distiller
 from .errors import ConfigError
 from .link import Link
 from .pair import FeaturePair
+from .utils.randomness import kept_random
 
 
 def distiller_of(model: nn.Module) -> Distiller:
@@ -38,18 +38,13 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         model (nn.Module): The student; its device's random state is kept as well.
     """
     modes = {module: module.training for module in model.modules()}
-    states = random.getstate(), np.random.get_state()
-    device = next(model.parameters()).device
-    devices = [device] if device.type == 'cuda' else []
     model.eval()
     try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
+        with kept_random(next(model.parameters()).device), torch.no_grad():
             yield
     finally:
         for module, mode in modes.items():
             module.training = mode
-        random.setstate(states[0])
-        np.random.set_state(states[1])
 
 
 def feature_pairs(

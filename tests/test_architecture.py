@@ -11,13 +11,21 @@ from conftest import ROOT
 # Lowest first; a name stands for the module or the folder. What is not here stands
 # with the tools, above everything.
 FLOORS = (
-    ('errors', 'registry', 'version', 'utils.boxes', 'utils.amp'),
+    (
+        'errors',
+        'registry',
+        'version',
+        'utils.boxes',
+        'utils.amp',
+        'utils.randomness',
+        'sizes',
+    ),
     ('options',),
     ('pair', 'taps', 'schedule', 'diagnostics', 'utils.loading', 'utils.overrides'),
     ('criteria', 'trial', 'preprocess', 'backbones', 'datasets', 'optimizers'),
     ('teacher',),
     ('link',),
-    ('distiller',),
+    ('distiller', 'rehearsal'),
     ('unaugmented',),
     ('stages',),
     ('analysis',),

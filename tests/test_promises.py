@@ -327,7 +327,7 @@ def test_8_what_is_wrong_is_said_at_build_time(change, message):
         (dict(student='backbone.layer9'), 'nearest: backbone.layer'),
         (dict(levels=[0, 7]), r'links.fpn.*level 7 is out of range'),
         (dict(levels=dict(student=[0], teacher=[0, 1])), r'links.fpn.*1 levels'),
-        (dict(stages=[]), r'links.fpn.*\(2, 16, 16, 16\).*\(2, 24, 16, 16\).*Conv'),
+        (dict(stages=[]), r'links.fpn.*\(3, 16, 16, 16\).*\(3, 24, 16, 16\).*Conv'),
         (dict(teacher='backbone'), r'links.fpn: student .*5 levels.*4'),
         (dict(stages=[dict(type='kd_mm.ConvAdaptor')]), 'nearest: kd_mm.ConvAdapter'),
         (

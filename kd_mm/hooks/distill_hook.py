@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from ..analysis.evaluate import evaluate
 from ..errors import ConfigError
 from ..registry import HOOKS
+from ..sizes import data_of_run
 from ..teacher import Teacher
 
 
@@ -18,7 +19,8 @@ def attach_to_runners() -> None:
 
     A model cannot ask for a hook in MMEngine, and one more line in every user's config
     is easily forgotten. The Runner builds its model before its hooks, so this wraps
-    ``Runner.register_hooks``; other models are not touched.
+    ``Runner.register_hooks``; other models are not touched. ``Runner.build_model`` is
+    wrapped too, to tell the model which images it will be trained on.
     """
     if hasattr(Runner.register_hooks, '__wrapped__'):
         return
@@ -32,6 +34,14 @@ def attach_to_runners() -> None:
             self.register_hook(DistillHook())
 
     Runner.register_hooks = register_hooks
+    build = Runner.build_model
+
+    @functools.wraps(build)
+    def build_model(self, model):
+        with data_of_run(self._train_dataloader):
+            return build(self, model)
+
+    Runner.build_model = build_model
 
 
 def _distiller(runner: Runner):

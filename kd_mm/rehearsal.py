@@ -1,0 +1,273 @@
+"""Both networks once, before training: what do the taps of both give for one batch?
+
+The rehearsal exists to learn widths and to refuse what cannot work. It must refuse
+nothing that works: what a network does behind its last tap is not looked at, and sizes
+and devices are tried until the taps of both networks have fired.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.device import get_device
+from mmengine.logging import MMLogger
+from torch import Tensor, nn
+
+from . import sizes
+from .errors import ConfigError
+from .link import Link
+from .sizes import Size
+from .taps import Recording, Taps
+from .teacher import Teacher
+from .trial import IMAGES, Pass, on_device, reason, stand_in, trial, trial_samples
+from .utils.randomness import kept_random
+
+# What is fed with something else than one batch of images, and what to do instead.
+_OTHER_INPUTS = dict(
+    BaseSelfSupervisor='is self-supervised: it is fed with views or masks of images '
+    'and predicts nothing; distil an ImageClassifier with its backbone',
+    BaseMOTModel='tracks: it is fed with clips; distil the detector inside it',
+    SemiBaseDetector='is semi-supervised: it is fed with several branches; distil the '
+    'detector inside it',
+)
+
+_INSTEAD = (
+    'which student and teacher choose differently, so that nothing can be compared one '
+    'by one; tap maps of whole images in front of them, such as neck, backbone or '
+    'encoder'
+)
+
+
+@dataclass
+class Rehearsed:
+    """What the taps of both networks gave for one batch.
+
+    Attributes:
+        student (Recording): In training, or in prediction where training could not
+            be tried.
+        predicting (Recording, optional): The student's in prediction, None where
+            that could not be tried.
+        teacher (Recording): In prediction, as it always runs.
+        samples (Sequence): The batch's data samples.
+        size (tuple[int, int]): Its height and width.
+    """
+
+    student: Recording
+    predicting: Recording | None
+    teacher: Recording
+    samples: Sequence[Any]
+    size: Size
+
+
+class _NotReachedError(Exception):
+    """A pass that ended before every tap had fired."""
+
+    def __init__(self, owner: str, text: str) -> None:
+        super().__init__(text)
+        self.owner = owner
+
+
+def refuse_other_inputs(model: nn.Module, owner: str) -> None:
+    """Refuse by name what is no detector or classifier of single images.
+
+    Args:
+        model (nn.Module): Student or teacher.
+        owner (str): Which of both, for the message.
+
+    Raises:
+        ConfigError: If ``model`` is self-supervised, tracks or is semi-supervised.
+    """
+    for parent in type(model).__mro__:
+        if why := _OTHER_INPUTS.get(parent.__name__):
+            raise ConfigError(f'the {owner} {type(model).__name__} {why}')
+
+
+def rehearse(
+    student: nn.Module, guide: Teacher, taps: Taps, *, size: Size | None
+) -> Rehearsed:
+    """Run both networks on the same random images and look at their taps.
+
+    The student runs in training and in prediction, the teacher in prediction. No
+    random numbers are drawn, and neither network is changed.
+
+    Args:
+        student (nn.Module): The student, not yet distilled.
+        guide (Teacher): The teacher, connected.
+        taps (Taps): The student's; they and the teacher's learn.
+        size (tuple[int, int], optional): Height and width of the images. None: those
+            of :func:`kd_mm.sizes.candidates`, until one works.
+
+    Raises:
+        ConfigError: If the taps of both fire at no size and on no device.
+    """
+    failures: list[_NotReachedError] = []
+    tried: dict[str, None] = {}
+    for device, fresh, shape in _attempts(student, guide, size):
+        tried[' x '.join(map(str, shape))] = None
+        try:
+            with _prepared(student, guide, device):
+                return _once(student, guide, taps, shape, device, fresh)
+        except _NotReachedError as error:
+            failures.append(error)
+    # the attempt that came furthest tells most
+    told = next((f for f in failures if f.owner == 'teacher'), failures[0])
+    raise ConfigError(f'{told} (tried: images of {", ".join(tried)})') from None
+
+
+def _attempts(
+    student: nn.Module, guide: Teacher, size: Size | None
+) -> Iterator[tuple[str, bool, tuple[int, int, int]]]:
+    """Devices, whether the student is initialised first, and ``(C, H, W)``."""
+    bands = sizes.channels(student)
+    for device in dict.fromkeys([get_device(), 'cpu']):
+        found = (
+            [size]
+            if size
+            else sizes.candidates(student, guide.model, on_cpu=device == 'cpu')
+        )
+        for fresh, (height, width), count in itertools.product(
+            (False, True), found, bands
+        ):
+            yield device, fresh, (count, height, width)
+
+
+@contextmanager
+def _prepared(student: nn.Module, guide: Teacher, device: str) -> Iterator[None]:
+    """Both networks on the device, and the same random numbers on every rank."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(kept_random(device))
+            for module in (student, guide.model, guide.bridge):
+                stack.enter_context(on_device(module, device))
+        except Exception as error:
+            text = f'no trial on {device}: {reason(error)}'
+            raise _NotReachedError('student', text) from error
+        torch.manual_seed(0)
+        yield
+
+
+def _once(
+    student: nn.Module,
+    guide: Teacher,
+    taps: Taps,
+    shape: tuple[int, int, int],
+    device: str,
+    fresh: bool,
+) -> Rehearsed:
+    size = image = shape[1:]
+    if size == sizes.padded(sizes.ODD, student.data_preprocessor):
+        image = sizes.ODD
+    inputs = torch.randn(IMAGES, *shape, device=device)
+    samples = [s.to(device) for s in trial_samples(IMAGES, size, image)]
+    training, predicting = _student(student, taps, inputs, samples, fresh)
+    shown = guide.rehearse(inputs, samples)
+    takes = sizes.channels(guide.model)
+    if shape[0] not in takes:
+        shown.failure += (
+            f'; it takes images of {takes[0]} channels and the student of {shape[0]}, '
+            'which nothing converts'
+        )
+    _learn(shown, guide.model, guide.taps, 'prediction')
+    guide.settle(shown.reached)
+    return Rehearsed(
+        student=training.map(Tensor.cpu),
+        predicting=predicting and predicting.map(Tensor.cpu),
+        teacher=shown.recording.map(Tensor.cpu),
+        samples=[s.to('cpu') for s in samples],
+        size=size,
+    )
+
+
+def _student(
+    student: nn.Module, taps: Taps, inputs: Tensor, samples: Sequence[Any], fresh: bool
+) -> tuple[Recording, Recording | None]:
+    """The student in training and in prediction, on a copy."""
+    try:
+        twin = stand_in(student, fresh=fresh)
+    except Exception as error:
+        predicting = trial(student, taps, inputs, samples, mode='predict')
+        _learn(predicting, student, taps, 'prediction')
+        _tell(f'the student cannot be copied ({reason(error)})')
+        return predicting.recording, None
+    training = trial(twin, taps, inputs, samples, mode='loss')
+    predicting = trial(twin, taps, inputs, samples, mode='predict')
+    try:
+        _learn(training, student, taps, 'training')
+    except _NotReachedError as error:
+        if not predicting.useful:
+            raise
+        _learn(predicting, student, taps, 'prediction')
+        _tell(str(error))
+        return predicting.recording, None
+    if not predicting.useful:
+        return training.recording, None
+    _learn(predicting, student, taps, 'prediction')
+    return training.recording, predicting.recording
+
+
+def _tell(why: str) -> None:
+    MMLogger.get_current_instance().warning(
+        f'kd_mm: {why}; its taps have been tried in prediction only'
+    )
+
+
+def _learn(shown: Pass, model: nn.Module, taps: Taps, when: str) -> None:
+    """Let taps learn from a pass that they have all fired in.
+
+    A complete pass without them says that they never will.
+    """
+    if shown.useful or not shown.failure:
+        taps.learn(shown.recording, when=when)
+        return
+    missing = [str(tap) for tap, calls in shown.recording.calls.items() if not calls]
+    raise _NotReachedError(
+        taps.owner,
+        f'the {taps.owner} {type(model).__name__} cannot be tried in {when}, it fails '
+        f'in front of {", ".join(missing)}: {shown.failure}',
+    )
+
+
+def check_features(link: Link, seen: Rehearsed, taps: dict[str, Taps]) -> None:
+    """What a link reads must be features of images, the same ones in every mode.
+
+    Regions (RoIs) and queries are chosen by the network itself: by student and teacher
+    different ones, and in training others than in prediction. Compared one by one they
+    say nothing.
+
+    Args:
+        link (Link): Reads the taps.
+        seen (Rehearsed): What they gave.
+        taps (dict[str, Taps]): Of the 'student' and the 'teacher'.
+
+    Raises:
+        ConfigError: If a first axis is not the images, or shapes depend on the mode.
+    """
+    for side, recording in (('student', seen.student), ('teacher', seen.teacher)):
+        for shape in _shapes(link, side, taps, recording):
+            if not shape or shape[0] != IMAGES:
+                raise ConfigError(
+                    f'{side} {" ".join(link.specs[side])} gives {shape} for {IMAGES} '
+                    'images: the first axis is not the images but, say, regions, '
+                    f'queries or layers, {_INSTEAD}'
+                )
+    if seen.predicting is None:
+        return
+    training = _shapes(link, 'student', taps, seen.student)
+    try:
+        predicting = _shapes(link, 'student', taps, seen.predicting)
+    except ConfigError:  # a level that exists in training only
+        return
+    if len(predicting) == len(training) and predicting != training:
+        raise ConfigError(
+            f'student {" ".join(link.specs["student"])} gives {training} in training '
+            f'and {predicting} in prediction, which is how the teacher runs: queries '
+            f'or regions, {_INSTEAD}'
+        )
+
+
+def _shapes(link: Link, side: str, taps: dict[str, Taps], recording: Recording):
+    features = link.features(side, taps[side], recording)
+    return [tuple(feature.shape) for feature in features]
