@@ -32,6 +32,8 @@ class Teacher:
             local file, or an inline dict (a whole config or its ``model``).
         checkpoint (str, optional): Path or URL of the weights. Every key of the
             network must be there with its shape.
+        trust (bool): Whether the checkpoint may hold types other than those of
+            checkpoints, and with them run code. Defaults to False.
         allow_random (bool): Whether a teacher without checkpoint is meant (tests,
             benchmarks). Defaults to False.
         dtype (str, optional): 'bf16' or 'fp16' to store and run it in; its features
@@ -52,6 +54,7 @@ class Teacher:
         *,
         config: str | dict,
         checkpoint: str | None = None,
+        trust: bool = False,
         allow_random: bool = False,
         dtype: Literal['bf16', 'fp16'] | None = None,
         channels_last: bool = False,
@@ -67,7 +70,7 @@ class Teacher:
         with DefaultScope.overwrite_default_scope(scope):
             self.model: nn.Module = MODELS.build(model_cfg)
         if checkpoint is not None:
-            load_weights(self.model, checkpoint, key='teacher.checkpoint')
+            load_weights(self.model, checkpoint, key='teacher.checkpoint', trust=trust)
         self.model.requires_grad_(False).eval()
         self.dtype = _DTYPES[dtype] if dtype else None
         self.channels_last = channels_last

@@ -44,13 +44,14 @@ def parse_args():
     parser.add_argument(
         '--cfg-options', nargs='+', action=cli.CfgOptions, metavar='KEY=VALUE'
     )
+    cli.add_trust(parser)
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
-    with Session():
+    with Session(trust=args.trust):
         cfg = cli.read_config(args)
         cli.need(cfg, 'train_dataloader', 'measure')
         if args.images < 2 or args.top_k < 1:
@@ -70,7 +71,7 @@ def report(cfg, args, out):
     start = time.time()
     if args.teacher:
         cfg.model.teacher.checkpoint = args.teacher
-    model = build_distilled(cfg, args.config, student=args.student)
+    model = build_distilled(cfg, args.config, student=args.student, trust=args.trust)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     loader = plain_loader(cfg, dataset, images=args.images, annotations=True)
     reports = measure(model, loader, similarity=args.similarity, k=args.top_k)

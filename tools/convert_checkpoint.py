@@ -7,11 +7,9 @@
 Reads the releases of CRD and mdistiller (CIFAR-100) and option-A ResNets (CIFAR-10).
 """
 
-import sys
-
-from kd_mm.errors import ConfigError
 from kd_mm.utils import cli
 from kd_mm.utils.convert import convert_checkpoint
+from kd_mm.utils.session import Session
 
 
 def main():
@@ -20,14 +18,16 @@ def main():
     parser.add_argument('checkpoint', help='the public file')
     parser.add_argument('out', help='file to write')
     parser.add_argument('--force', action='store_true', help='replace OUT if it exists')
+    cli.add_trust(parser)
     args = parser.parse_args()
-    try:
+    with Session(trust=args.trust):
         count = convert_checkpoint(
-            args.config, args.checkpoint, args.out, force=args.force
+            args.config,
+            args.checkpoint,
+            args.out,
+            force=args.force,
+            trust=args.trust,
         )
-    except ConfigError as error:
-        print('error:', ' '.join(str(error).split()), file=sys.stderr)
-        raise SystemExit(2) from None
     print(f'{args.out}: {count / 1e6:.2f} M parameters; loads strictly')
 
 

@@ -80,9 +80,9 @@ def run(name: str, config: str, plain: str, *, out: Path, teacher: Path) -> dict
 
 def count(checkpoint: str) -> int:
     """Parameters of the network without what only distils."""
-    import torch
+    from kd_mm.utils.files import read_checkpoint
 
-    state = torch.load(checkpoint, map_location='cpu', weights_only=False)['state_dict']
+    state = read_checkpoint(checkpoint, key='checkpoint')['state_dict']
     counters = ('running_mean', 'running_var', 'num_batches_tracked')
     return sum(
         value.numel()

@@ -19,6 +19,7 @@ from mmengine.visualization import Visualizer
 from kd_mm.errors import ConfigError
 from kd_mm.utils import cli
 from kd_mm.utils.distilled import build_distilled
+from kd_mm.utils.files import check_checkpoint
 from kd_mm.utils.session import Session
 
 
@@ -31,6 +32,7 @@ def parse_args():
     parser.add_argument(
         '--cfg-options', nargs='+', action=cli.CfgOptions, metavar='KEY=VALUE'
     )
+    cli.add_trust(parser)
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
     return parser.parse_args()
 
@@ -49,9 +51,9 @@ def load(model, path):
 
 def main():
     args = parse_args()
-    with Session():
+    with Session(trust=args.trust):
         cfg = cli.read_config(args)
-        cli.check_checkpoint(args.checkpoint, option='CHECKPOINT')
+        check_checkpoint(args.checkpoint, key='checkpoint', trust=args.trust)
         for path in args.images:
             if not osp.isfile(path):
                 raise ConfigError(f'there is no image {path}')

@@ -7,11 +7,9 @@ By default the weights that evaluation uses are taken: the average if the run ke
 (EMAHook saves it as the state dict itself), else the raw ones.
 """
 
-import sys
-
-from kd_mm.errors import ConfigError
 from kd_mm.utils import cli
 from kd_mm.utils.export import export_student
+from kd_mm.utils.session import Session
 
 
 def parse_args():
@@ -33,13 +31,14 @@ def parse_args():
         '--half', action='store_true', help='store the weights in half precision'
     )
     parser.add_argument('--force', action='store_true', help='replace OUT if it exists')
+    cli.add_trust(parser)
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
     weights = 'ema' if args.ema else 'raw' if args.raw else 'saved'
-    try:
+    with Session(trust=args.trust):
         done = export_student(
             args.checkpoint,
             args.out,
@@ -47,10 +46,8 @@ def main():
             config=args.config,
             half=args.half,
             force=args.force,
+            trust=args.trust,
         )
-    except ConfigError as error:
-        print('error:', ' '.join(str(error).split()), file=sys.stderr)
-        raise SystemExit(2) from None
     print(
         f'{args.out}: {done["model"]}, {done["parameters"] / 1e6:.2f} M parameters, '
         f'{done["weights"]} weights; {done["size_before"] / 1e6:.2f} MB -> '

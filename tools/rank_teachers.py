@@ -54,17 +54,18 @@ def parse_args():
     parser.add_argument(
         '--cfg-options', nargs='+', action=cli.CfgOptions, metavar='KEY=VALUE'
     )
+    cli.add_trust(parser)
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
     return parser.parse_args()
 
 
-def with_teacher(cfg, teacher):
+def with_teacher(cfg, teacher, *, trust):
     """The config with one of the teachers, and links that only tap."""
     config, _, checkpoint = teacher.partition('=')
     if not checkpoint:
         raise ConfigError(f'{teacher}: a teacher is CONFIG=CHECKPOINT')
     cfg = copy.deepcopy(cfg)
-    cfg.model.teacher = dict(config=config, checkpoint=checkpoint)
+    cfg.model.teacher = dict(config=config, checkpoint=checkpoint, trust=trust)
     cfg.model.pop('inherit', None)
     for link in cfg.model.links.values():  # compares any two widths, has no parameters
         link.update(stages=[], criterion=dict(type='kd_mm.ATLoss'))
@@ -74,7 +75,7 @@ def with_teacher(cfg, teacher):
 
 def main():
     args = parse_args()
-    with Session():
+    with Session(trust=args.trust):
         cfg = cli.read_config(args)
         cli.need(cfg, 'train_dataloader', 'measure')
         if not is_distilled(cfg.get('model')):
@@ -96,8 +97,10 @@ def rank(cfg, args, out):
     loader = plain_loader(cfg, dataset, images=args.images, annotations=False)
     ratings = []
     for teacher in args.teachers:
-        one = with_teacher(cfg, teacher)
-        model = build_distilled(one, args.config, student=args.student)
+        one = with_teacher(cfg, teacher, trust=args.trust)
+        model = build_distilled(
+            one, args.config, student=args.student, trust=args.trust
+        )
         own = model.distiller.teacher.model
         batches = collect(model, loader)
         device = next(model.parameters()).device

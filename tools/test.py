@@ -10,6 +10,7 @@ checkpoints from training and exported ones fit.
 
 from kd_mm.utils import cli
 from kd_mm.utils.export import check_fits, plain_student
+from kd_mm.utils.files import check_checkpoint
 from kd_mm.utils.session import Session
 
 
@@ -24,14 +25,15 @@ def parse_args():
         help='draw the predictions into this folder (for detectors: '
         'below the time-stamped folder in the work dir)',
     )
+    cli.add_trust(parser)
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
-    with Session() as session:
+    with Session(trust=args.trust) as session:
         cli.check_output(args.out)
-        cli.check_checkpoint(args.checkpoint, option='tools/test.py')
+        check_checkpoint(args.checkpoint, key='checkpoint', trust=args.trust)
         cfg = plain_student(cli.read_config(args))
         for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
             cli.need(cfg, key, 'test')
@@ -40,7 +42,7 @@ def main():
         if args.show_dir:
             cli.draw_into(cfg, args.show_dir)
         runner = session.build(cfg)
-        check_fits(runner.model, args.checkpoint)
+        check_fits(runner.model, args.checkpoint, trust=args.trust)
         if args.out:
             cli.dump_predictions(runner, args.out)
         runner.test()

@@ -10,7 +10,9 @@ is one line on stderr and exit code 2; Ctrl-C names the checkpoint to resume fro
 """
 
 from kd_mm.utils import cli
+from kd_mm.utils.files import check_checkpoint
 from kd_mm.utils.session import Session
+from kd_mm.utils.work_dir import check_resume, find_resume
 
 
 def parse_args():
@@ -32,12 +34,13 @@ def parse_args():
         metavar='CKPT',
         help='continue from CKPT, or from the latest checkpoint in the work dir',
     )
+    cli.add_trust(parser)
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
-    with Session() as session:
+    with Session(trust=args.trust) as session:
         cfg = cli.read_config(args)
         for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
             cli.need(cfg, key, 'train')
@@ -47,11 +50,22 @@ def main():
             cli.use_auto_scale_lr(cfg)
         if args.resume:
             cfg.resume = True
-            cfg.load_from = None
-            if args.resume != 'auto':
-                cli.check_checkpoint(args.resume, option='--resume')
-                cfg.load_from = args.resume
-        session.build(cfg).train()
+            cfg.load_from = None if args.resume == 'auto' else args.resume
+        session.keys[cfg.get('load_from')] = 'load_from'
+        if not cfg.get('strategy'):  # sharded checkpoints are folders: MMEngine's
+            start(cfg, trust=args.trust)
+        session.build(cfg, trains=True).train()
+
+
+def start(cfg, *, trust):
+    """Find the checkpoint that training starts from, and refuse one that is broken."""
+    if not cfg.get('resume'):
+        if cfg.get('load_from'):
+            check_checkpoint(cfg.load_from, key='load_from', trust=trust)
+    elif cfg.get('load_from'):
+        check_resume(cfg.load_from, trust=trust)
+    else:
+        cfg.load_from = find_resume(cfg.work_dir, trust=trust)
 
 
 if __name__ == '__main__':

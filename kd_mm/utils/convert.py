@@ -3,13 +3,13 @@
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ..errors import ConfigError
 from ..version import __version__
 from .cli import load_config
 from .export import build_plain, check_paths, check_strict, save_atomically
+from .files import read_checkpoint
 
 # In this order. The networks are named after those releases, so little differs.
 _RULES = (
@@ -43,7 +43,9 @@ def convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def convert_checkpoint(config: str, path: str, out: str, *, force: bool = False) -> int:
+def convert_checkpoint(
+    config: str, path: str, out: str, *, force: bool = False, trust: bool = False
+) -> int:
     """Write a public checkpoint so that the model of ``config`` loads it strictly.
 
     Args:
@@ -52,6 +54,7 @@ def convert_checkpoint(config: str, path: str, out: str, *, force: bool = False)
             ``state_dict`` or ``net``.
         out (str): File to write; whole or not there.
         force (bool): Replace an existing ``out``. Defaults to False.
+        trust (bool): Whether the public file may run code. Defaults to False.
 
     Returns:
         int: Number of parameters.
@@ -62,18 +65,12 @@ def convert_checkpoint(config: str, path: str, out: str, *, force: bool = False)
     """
     check_paths(path, out, force=force)
     cfg = load_config(config)
-    try:
-        # some releases keep their training options, of argparse, beside the tensors
-        content = torch.load(path, map_location='cpu', weights_only=False)
-    except Exception as error:  # whatever a damaged file leads to
-        raise ConfigError(f'checkpoint {path} cannot be read: {error}') from error
+    content = read_checkpoint(path, key='checkpoint', trust=trust)
     for key in ('state_dict', 'model', 'net'):
-        if isinstance(content, dict) and isinstance(content.get(key), Mapping):
+        if isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    tensors = isinstance(content, Mapping) and [
-        value for value in content.values() if isinstance(value, Tensor)
-    ]
+    tensors = [value for value in content.values() if isinstance(value, Tensor)]
     if not tensors or len(tensors) < len(content):
         raise ConfigError(f'{path} holds no state dict')
     state = convert_keys(content)

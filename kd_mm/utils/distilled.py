@@ -8,11 +8,13 @@ from mmengine.runner import load_checkpoint
 from torch import nn
 
 from ..errors import ConfigError
-from . import cli
 from .export import check_fits, is_distilled
+from .files import check_checkpoint
 
 
-def build_distilled(cfg: Config, path: str, *, student: str | None = None) -> nn.Module:
+def build_distilled(
+    cfg: Config, path: str, *, student: str | None = None, trust: bool = False
+) -> nn.Module:
     """Build the distilled model of a config on the device at hand.
 
     Args:
@@ -21,6 +23,7 @@ def build_distilled(cfg: Config, path: str, *, student: str | None = None) -> nn
         student (str, optional): Checkpoint of the student, plain or of a run; without
             it the student starts as the config says, with a fixed seed.
             Defaults to None.
+        trust (bool): Whether that checkpoint may run code. Defaults to False.
 
     Raises:
         ConfigError: If the config does not distil, or the checkpoint does not fit.
@@ -28,13 +31,13 @@ def build_distilled(cfg: Config, path: str, *, student: str | None = None) -> nn
     if not is_distilled(cfg.get('model')):
         raise ConfigError(f'{path} has no teacher: model.type is kd_mm.Distill')
     if student:
-        cli.check_checkpoint(student, option='--student')
+        check_checkpoint(student, key='--student', trust=trust)
     model_cfg = cfg.model.copy()
     if cfg.get('data_preprocessor') is not None:
         model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
     model = MODELS.build(model_cfg)
     if student:
-        check_fits(model, student)
+        check_fits(model, student, key='--student', trust=trust)
         load_checkpoint(model, student, map_location='cpu')
     else:
         with torch.random.fork_rng():

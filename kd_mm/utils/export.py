@@ -1,19 +1,19 @@
 """From a training checkpoint to a file that holds the student and nothing else."""
 
-import os
+import io
 import os.path as osp
-import tempfile
 
 import torch
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from ..errors import ConfigError
 from ..version import __version__
+from .files import check_is_file, read_checkpoint
 from .overrides import RUNNER_KEYS
+from .saving import write_whole
 
 DISTILLER = 'distiller.'
 KEPT_META = ('dataset_meta', 'epoch', 'iter', 'seed', 'experiment_name', 'time')
@@ -64,7 +64,9 @@ def _names_kd_mm(value):
     return isinstance(value, list | tuple) and any(_names_kd_mm(v) for v in value)
 
 
-def check_fits(model: nn.Module, path: str) -> None:
+def check_fits(
+    model: nn.Module, path: str, *, key: str = 'checkpoint', trust: bool = False
+) -> None:
     """Raise when a checkpoint is of another model than ``model``.
 
     MMEngine loads non-strictly: an evaluation with the wrong config or checkpoint
@@ -73,13 +75,15 @@ def check_fits(model: nn.Module, path: str) -> None:
     Args:
         model (nn.Module): The model to be loaded.
         path (str): A local file or URL.
+        key (str): Where it was given, for messages. Defaults to 'checkpoint'.
+        trust (bool): Whether the file may run code. Defaults to False.
 
     Raises:
-        ConfigError: When over a tenth of the model's tensors is missing in the
-            checkpoint or has another shape there. Less is left to MMEngine, which
-            logs it: old checkpoints lack a few buffers.
+        ConfigError: When it cannot be read, or over a tenth of the model's tensors is
+            missing in the checkpoint or has another shape there. Less is left to
+            MMEngine, which logs it: old checkpoints lack a few buffers.
     """
-    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    checkpoint = read_checkpoint(path, key=key, trust=trust)
     state = checkpoint.get('state_dict', checkpoint)
     whole = (model.module if is_model_wrapper(model) else model).state_dict()
     # a plain student's checkpoint fits a distilled model
@@ -88,7 +92,7 @@ def check_fits(model: nn.Module, path: str) -> None:
     shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
     if len(missing) + len(shapes) > 0.1 * len(own):
         raise ConfigError(
-            f'checkpoint {path} is of another model than the config: of {len(own)} '
+            f'{key} {path} is of another model than the config: of {len(own)} '
             f'tensors {len(missing)} are missing{_some(missing)} and {len(shapes)} '
             f'have another shape{_some(shapes)}'
         )
@@ -106,6 +110,7 @@ def export_student(
     config: str | None = None,
     half: bool = False,
     force: bool = False,
+    trust: bool = False,
 ) -> dict:
     """Write the student of a training checkpoint to a file of its own.
 
@@ -130,6 +135,7 @@ def export_student(
         half (bool): Store floating-point tensors in half precision; they load into
             the fp32 model as they are. Defaults to False.
         force (bool): Replace an existing ``out``. Defaults to False.
+        trust (bool): Whether the checkpoint may run code. Defaults to False.
 
     Returns:
         dict: ``size_before`` and ``size_after`` in bytes, ``tensors`` and
@@ -143,12 +149,8 @@ def export_student(
     if weights not in ('saved', 'ema', 'raw'):
         raise ConfigError(f"weights must be 'saved', 'ema' or 'raw', got {weights!r}")
     check_paths(path, out, force=force)
-    try:
-        # A run's checkpoint holds MMEngine's own classes beside tensors.
-        checkpoint = torch.load(path, map_location='cpu', weights_only=False)
-    except Exception as error:  # whatever a damaged file leads to
-        raise ConfigError(f'checkpoint {path} cannot be read: {error}') from error
-    if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
+    checkpoint = read_checkpoint(path, key='checkpoint', trust=trust)
+    if 'state_dict' not in checkpoint:
         raise ConfigError(f'{path} is no checkpoint of a run: it has no state_dict')
 
     state, taken = _pick(checkpoint, weights, path)
@@ -178,8 +180,7 @@ def export_student(
 
 def check_paths(path, out, *, force):
     """Raise unless ``path`` can be read and ``out`` be written."""
-    if not osp.isfile(path):
-        raise ConfigError(f'checkpoint {path} does not exist')
+    check_is_file(path, key='checkpoint')
     if osp.isdir(out):
         raise ConfigError(f'{out} is a folder; name the file to write')
     folder = osp.dirname(out) or '.'
@@ -252,15 +253,6 @@ def check_strict(model, state, path):
 
 def save_atomically(content, out):
     """Write a checkpoint that is whole or not there."""
-    folder = osp.dirname(osp.abspath(out))
-    handle, part = tempfile.mkstemp(dir=folder, prefix='.export-', suffix='.tmp')
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            torch.save(content, file)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(part, 0o666 & ~umask)  # mkstemp makes files for the owner only
-        os.replace(part, out)
-    except BaseException:
-        os.unlink(part)
-        raise
+    with io.BytesIO() as file:
+        torch.save(content, file)
+        write_whole(file.getbuffer(), out)

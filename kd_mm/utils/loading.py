@@ -1,17 +1,15 @@
 """Read the teacher's config and weights, and complain early."""
 
 from pathlib import Path
-from pickle import UnpicklingError
-from urllib.error import URLError
 
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.logging import MMLogger
-from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import is_installed
 from torch import Tensor, nn
 
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError
+from .files import check_is_file, read_checkpoint
 
 
 def load_model_config(config: str | dict) -> tuple[ConfigDict, str | None]:
@@ -77,36 +75,26 @@ def find_file(path: str, *, key: str) -> str:
     for candidate in (Path(path).expanduser(), project / path):
         if candidate.is_file():
             return str(candidate)
-    folder = Path(path).expanduser().parent
-    near = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    hint = f'; {nearest(Path(path).name, near)}' if near else ''
-    raise ConfigError(f'{key} {path!r} does not exist{hint}')
+    check_is_file(path, key=key)
+    return path
 
 
-def load_weights(model: nn.Module, path: str, *, key: str) -> None:
+def load_weights(model: nn.Module, path: str, *, key: str, trust: bool = False) -> None:
     """Load a checkpoint that must cover the whole network.
 
     Args:
         model (nn.Module): Receives the weights.
         path (str): Path or URL. A ``distiller.*`` part in it is not needed.
         key (str): The config key, for messages.
+        trust (bool): Whether the file may run code. Defaults to False.
 
     Raises:
         ConfigError: If it cannot be read, or lacks keys, or has other shapes.
     """
     if '://' not in path:
         path = find_file(path, key=key)
-    try:
-        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    except (
-        URLError,
-        OSError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        UnpicklingError,
-    ) as error:
-        raise ConfigError(f'{key} {path!r} cannot be loaded: {error}') from error
+    option = 'teacher=dict(trust=True) (--trust of the tools)'
+    checkpoint = read_checkpoint(path, key=key, trust=trust, option=option)
     state = checkpoint.get('state_dict', checkpoint)
     state = {name.removeprefix('module.'): value for name, value in state.items()}
     state = {name: v for name, v in state.items() if not name.startswith('distiller.')}

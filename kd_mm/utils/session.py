@@ -1,9 +1,10 @@
 """One call of a tool: how it fails, how it is interrupted, what it leaves behind."""
 
+import contextlib
+import errno
 import functools
 import os
 import os.path as osp
-import pickle
 import shlex
 import shutil
 import signal
@@ -15,8 +16,11 @@ import torch
 from mmengine.hooks import CheckpointHook, Hook
 
 from ..errors import ConfigError
+from .files import through_mmengine
+from .saving import NotWrittenError, older_kept
+from .work_dir import alone, check_writable, last_checkpoint
 
-UNREADABLE = (EOFError, pickle.UnpicklingError)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 GRACE = 30  # seconds that other ranks leave rank 0 to tell what is wrong
 
 
@@ -42,9 +46,18 @@ class Session:
     config are the user's to mend and get one line, and a work dir that this call made
     is removed again. Whatever else happens keeps its traceback. An interruption
     (Ctrl-C, SIGTERM) says which checkpoint can be resumed and exits with 130 or 143.
+
+    What MMEngine reads meanwhile is read without running code, see :mod:`.files`, and
+    the checkpoints it writes are whole or not there, see :mod:`.saving`.
+
+    Args:
+        trust (bool): Whether files that are read may run code. Defaults to False.
     """
 
-    def __init__(self):
+    def __init__(self, *, trust=False):
+        self.keys = {}  # where the path of a file was given, for messages
+        self._trust = trust
+        self._stack = contextlib.ExitStack()
         self.work_dir = None
         self.started = False
         self._existing = None  # the nearest parent of work_dir that was there before
@@ -56,16 +69,22 @@ class Session:
     def __enter__(self):
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._on_signal)
+        self._stack.enter_context(through_mmengine(trust=self._trust, keys=self.keys))
         return self
 
-    def build(self, cfg):
+    def build(self, cfg, *, trains=False):
         """Build the runner of ``cfg``.
 
         Args:
             cfg (Config): A config with a ``work_dir``.
+            trains (bool): Whether the runner will train: no other process may then
+                train in the same folder. Defaults to False.
 
         Returns:
             Runner: The runner, not started.
+
+        Raises:
+            ConfigError: If the work dir cannot be written or is in use.
         """
         from . import cli
 
@@ -73,6 +92,9 @@ class Session:
         self._existing = osp.abspath(cfg.work_dir)
         while not osp.exists(self._existing):
             self._existing = osp.dirname(self._existing)
+        check_writable(cfg.work_dir)
+        if trains and _rank(cfg.launcher) == 0:
+            self._stack.enter_context(alone(cfg.work_dir))
         cli.prepare_launcher(cfg)
         runner = cli.build_runner(cfg)
         runner.register_hook(_Started(self))
@@ -89,15 +111,15 @@ class Session:
     def _unbroken(self, save):
         """``save``, with an interruption put off until it is through.
 
-        MMEngine deletes an older checkpoint, writes the new one, then notes its name;
-        cut in the middle, nothing might be left to resume from.
+        A checkpoint that is being written is worth a moment; older ones are kept.
         """
 
         @functools.wraps(save)
         def saving(*args, **kwargs):
             self._saving = True
             try:
-                save(*args, **kwargs)
+                with older_kept():
+                    save(*args, **kwargs)
             finally:
                 self._saving = False
             if self._pending:
@@ -108,6 +130,7 @@ class Session:
     def __exit__(self, kind, error, trace):
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._stack.close()
         if error is None:
             _leave_process_group()
             return
@@ -117,6 +140,8 @@ class Session:
         line = one_line(error, started=self.started)
         if line is None:
             return
+        if isinstance(error, NotWrittenError):
+            line += f'; {self._resumable()}'
         if not self.started and _rank() == 0:
             self._remove_work_dir()
         if _local_rank():
@@ -160,13 +185,16 @@ class Session:
         how = 'interrupted' if self._signal == signal.SIGINT else 'stopped by SIGTERM'
         if self.work_dir is None:
             return f'{how} before anything was written'
+        return f'{how}; {self._resumable()}'
+
+    def _resumable(self):
         last = last_checkpoint(self.work_dir)
-        if last is None:
-            return f'{how}; no checkpoint in {self.work_dir} yet, nothing to resume'
+        if last is None or not osp.isfile(last):
+            return f'no checkpoint in {self.work_dir} yet, nothing to resume'
         if int(os.environ.get('WORLD_SIZE', 1)) > 1:
-            return f'{how}; {last} can be resumed: the same command with --resume'
+            return f'{last} can be resumed: the same command with --resume'
         command = shlex.join([*_without_resume(sys.orig_argv), '--resume'])
-        return f'{how}; {last} can be resumed: {command}'
+        return f'{last} can be resumed: {command}'
 
 
 def _leave_process_group():
@@ -179,16 +207,6 @@ def _leave_process_group():
         dist.barrier()
         time.sleep(0.1)
     dist.destroy_process_group()
-
-
-def last_checkpoint(work_dir):
-    """The checkpoint that ``--resume`` would take, or None."""
-    try:
-        with open(osp.join(work_dir, 'last_checkpoint')) as file:
-            path = file.read().strip()
-    except OSError:
-        return None
-    return path if osp.exists(path) else None
 
 
 def one_line(error, *, started):
@@ -205,6 +223,8 @@ def one_line(error, *, started):
     text = ' '.join(str(error).split())
     if isinstance(error, ConfigError):
         return text
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f'{error.filename or "a file"} could not be written: {error.strerror}'
     if started:
         return None
     if isinstance(error, KeyError) and 'is not in the' in text:
@@ -218,8 +238,6 @@ def one_line(error, *, started):
         'unexpected keyword argument' in text or 'required positional arg' in text
     ):
         return f'config: {text}'
-    if isinstance(error, UNREADABLE) or 'PytorchStreamReader' in text:
-        return f'a checkpoint or weights file cannot be read: {text}'
     return None
 
 
@@ -227,8 +245,10 @@ def _local_rank():
     return int(os.environ.get('LOCAL_RANK', 0))
 
 
-def _rank():
-    return int(os.environ.get('RANK', 0))
+def _rank(launcher='pytorch'):
+    """The global rank, from what the launcher sets before MMEngine starts."""
+    names = dict(slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
+    return int(os.environ.get(names.get(launcher, 'RANK'), 0))
 
 
 def _without_resume(argv):

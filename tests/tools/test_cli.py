@@ -161,7 +161,7 @@ def test_test_refuses_the_checkpoint_of_another_model(toy, run):
     assert code == 2 and 'of another model' in lines[0]
     (toy / 'broken.pth').write_bytes(b'PK\x03\x04 damaged')
     code, lines = run('test', toy / 'plain.py', toy / 'broken.pth', *options)
-    assert code == 2 and 'cannot be read' in lines[0]
+    assert code == 2 and 'is truncated or damaged' in lines[0]
     code, lines = run('test', toy / 'plain.py', toy / 'no.pth', *options)
     assert code == 2 and 'no.pth does not exist' in lines[0]
     assert not (toy / 'work').exists()

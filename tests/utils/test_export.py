@@ -146,9 +146,12 @@ def test_export_never_replaces_or_leaves_half_a_file(saved, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     'content, message',
     [
-        (b'not a checkpoint', 'cannot be read'),
-        (dict(weights=1), 'has no state_dict'),
-        (dict(state_dict={}, meta=dict(cfg='a = = 1')), 'cannot be read'),
+        (b'not a checkpoint', 'is a text'),
+        (dict(weights=torch.ones(1)), 'has no state_dict'),
+        (
+            dict(state_dict={'a': torch.ones(1)}, meta=dict(cfg='a = = 1')),
+            'cannot be read',
+        ),
     ],
 )
 def test_export_says_what_is_wrong_with_a_checkpoint(tmp_path, content, message):

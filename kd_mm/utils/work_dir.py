@@ -1,0 +1,146 @@
+"""A run's folder: who works in it, and from which of its files a run goes on."""
+
+import contextlib
+import errno
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+
+from ..errors import ConfigError
+from .files import check_checkpoint
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = '.running'
+
+
+def check_writable(folder: str) -> None:
+    """Raise ``ConfigError`` unless files can be made in a folder, which is made."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b'0')
+    except OSError as error:
+        raise ConfigError(
+            f'work dir {folder} cannot be written: {error.strerror}'
+        ) from error
+
+
+@contextlib.contextmanager
+def alone(folder: str) -> Iterator[None]:
+    """Keep other processes from training in a folder.
+
+    The lock is the system's: that of a process which was killed is free at once.
+
+    Raises:
+        ConfigError: If another process trains there, naming it.
+    """
+    path = os.path.join(folder, LOCK)
+    file = _lock(path, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        file.close()
+
+
+def _lock(path: str, folder: str):
+    while True:
+        file = open(path, 'a+')  # noqa: SIM115  (open for as long as the run)
+        try:
+            if fcntl:  # record locks: worker processes do not inherit them
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            owner = file.read().strip() or 'another process'
+            file.close()
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise ConfigError(
+                    f'work dir {folder} is in use: {owner} trains there; wait for it, '
+                    'stop it, or give another --work-dir'
+                ) from None
+            raise ConfigError(f'{path} cannot be locked: {error.strerror}') from error
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                break
+        file.close()  # its last owner removed it just now
+    now = time.strftime('%Y-%m-%d %H:%M:%S')
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {socket.gethostname()}, since {now}')
+    file.flush()
+    return file
+
+
+def last_checkpoint(folder: str) -> str | None:
+    """What ``last_checkpoint`` in a folder names, moved with the folder or not.
+
+    None if there is no such note, or a kill came before it was written.
+    """
+    try:
+        with open(os.path.join(folder, 'last_checkpoint')) as file:
+            path = file.read().strip()
+    except OSError:
+        return None
+    moved = os.path.join(folder, os.path.basename(path))
+    return moved if path and os.path.isfile(moved) else path or None
+
+
+def check_resume(path: str, *, trust: bool = False) -> None:
+    """Raise unless a run can go on from a checkpoint.
+
+    Raises:
+        ConfigError: If it is damaged, or holds weights only. Names the newest one in
+            its folder that is whole.
+    """
+    key = '--resume: checkpoint'
+    if '://' in path:
+        return
+    try:
+        if not _is_of_a_run(check_checkpoint(path, key=key, trust=trust)):
+            raise ConfigError(
+                f'{key} {path} holds no optimizer and no place in training: nothing '
+                f'can go on from it; load_from={path} starts anew from its weights'
+            )
+    except ConfigError as error:
+        other = newest_whole(os.path.dirname(path) or '.', trust=trust)
+        hint = f'; {other} is whole: --resume {other}' if other else ''
+        raise ConfigError(f'{error}{hint}') from error
+
+
+def find_resume(folder: str, *, trust: bool = False) -> str | None:
+    """The checkpoint that ``--resume`` takes, or None if there is none at all.
+
+    Raises:
+        ConfigError: As :func:`check_resume` does.
+    """
+    path = last_checkpoint(folder)
+    if path is None:
+        return newest_whole(folder, trust=trust)
+    check_resume(path, trust=trust)
+    return path
+
+
+def newest_whole(folder: str, *, trust: bool = False) -> str | None:
+    """The checkpoint of a run in a folder that is whole and has come farthest."""
+    found = []
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        path = os.path.join(folder, name)
+        if not name.endswith('.pth') or not os.path.isfile(path):
+            continue
+        with contextlib.suppress(ConfigError):
+            content = check_checkpoint(path, key='--resume', trust=trust)
+            if _is_of_a_run(content):
+                found.append((content['meta']['iter'], path))
+    return max(found)[1] if found else None
+
+
+def _is_of_a_run(content: dict) -> bool:
+    meta = content.get('meta')
+    place = isinstance(meta, dict) and {'epoch', 'iter'} <= meta.keys()
+    return place and {'state_dict', 'optimizer', 'message_hub'} <= content.keys()
