@@ -32,6 +32,7 @@ from kd_mm.stages.kcd.fit import observe
 from kd_mm.stages.kcd.matching import control_map, fit_map, matched_correlation
 from kd_mm.stages.kcd.moments import KINDS, Covariance, LevelStatistics
 from kd_mm.unaugmented import feature_pairs, plain_loader, undisturbed
+from kd_mm.utils.files import read_checkpoint
 
 RESULT = ROOT / 'benchmarks/results/kcd_planted.json'
 IMAGES, EPOCHS, START, DISTIL_EPOCHS = 400, 6, 2, 2
@@ -90,7 +91,7 @@ def prepare(folder: Path) -> dict:
     if not (folder / f'reference/epoch_{EPOCHS}.pth').is_file():
         train(cfg)
     states = {
-        name: torch.load(folder / f'reference/epoch_{n}.pth', weights_only=False)[
+        name: read_checkpoint(str(folder / f'reference/epoch_{n}.pth'), key='run')[
             'state_dict'
         ]
         for name, n in (('start', START), ('plain', EPOCHS))

@@ -36,6 +36,8 @@ class Teacher:
             checkpoints, and with them run code. Defaults to False.
         allow_random (bool): Whether a teacher without checkpoint is meant (tests,
             benchmarks). Defaults to False.
+        allow_same (bool): Whether a teacher with the very weights that the student
+            starts from is meant (to hold it there). Defaults to False.
         dtype (str, optional): 'bf16' or 'fp16' to store and run it in; its features
             arrive as fp32. Defaults to None, the student's (or autocast's).
         channels_last (bool): Whether to run in channels-last memory format.
@@ -56,6 +58,7 @@ class Teacher:
         checkpoint: str | None = None,
         trust: bool = False,
         allow_random: bool = False,
+        allow_same: bool = False,
         dtype: Literal['bf16', 'fp16'] | None = None,
         channels_last: bool = False,
         compile: bool = False,
@@ -75,6 +78,7 @@ class Teacher:
         self.dtype = _DTYPES[dtype] if dtype else None
         self.channels_last = channels_last
         self.compile, self.validate = compile, validate
+        self.allow_same = allow_same
         self.bridge: InputBridge  # both are known after connect()
         self.taps: Taps
         self._unused: list[nn.Module] = []
@@ -184,6 +188,22 @@ class Teacher:
         if self.dtype:
             seen = seen.map(Tensor.float)
         return self._cropped(seen, inputs, own)
+
+    def check_differs(self, student: nn.Module) -> None:
+        """Raise ``ConfigError`` when student and teacher have the same weights."""
+        own = dict(student.named_parameters())
+        theirs = dict(self.model.named_parameters())
+        if self.allow_same or not own.keys() >= theirs.keys():
+            return
+        if all(  # ends at the first tensor that differs
+            own[name].shape == value.shape and own[name].detach().to(value).equal(value)
+            for name, value in theirs.items()
+        ):
+            raise ConfigError(
+                'student and teacher have the same weights: the teacher is what the '
+                'student starts from and can teach it nothing '
+                '(teacher.allow_same=True says that it is meant)'
+            )
 
     def describe(self) -> str:
         """Name and size, for the log."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
 from ..analysis.evaluate import evaluate
 from ..errors import ConfigError
@@ -44,9 +45,12 @@ def attach_to_runners() -> None:
     Runner.build_model = build_model
 
 
+def _student(runner: Runner) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
 def _distiller(runner: Runner):
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    return getattr(model, 'distiller', None)
+    return getattr(_student(runner), 'distiller', None)
 
 
 @HOOKS.register_module()
@@ -84,8 +88,8 @@ class DistillHook(Hook):
         if not _distiller(runner).watch.stop:
             return
         state = checkpoint['state_dict']
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        trained = [name for name, p in model.named_parameters() if p.requires_grad]
+        parameters = _student(runner).named_parameters()
+        trained = [name for name, p in parameters if p.requires_grad]
         lost = [n for n in trained if n in state and not state[n].isfinite().all()]
         if lost:
             raise ConfigError(
@@ -97,6 +101,7 @@ class DistillHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         teacher = _distiller(runner).teacher
+        teacher.check_differs(_student(runner))
         if teacher.validate:
             self._validate(runner, teacher)
         for stage in self._stages(runner):

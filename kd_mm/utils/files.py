@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -213,7 +214,8 @@ def _unpickle(
         safe = torch.serialization.safe_globals(_allowed())
     mmap = mmap and _start(file, 2) == b'PK'
     try:
-        with safe:
+        with safe, warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='.*TorchScript archive')
             return _torch_load(
                 file, map_location=map_location, weights_only=not trust, mmap=mmap
             )

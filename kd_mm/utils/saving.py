@@ -72,6 +72,8 @@ def older_kept() -> Iterator[None]:
     LocalBackend.remove, LocalBackend.rmtree = later('remove'), later('rmtree')
     try:
         yield
+    except OSError as error:  # the note of its name, for one
+        raise NotWrittenError(f'a checkpoint could not be written: {error}') from error
     finally:
         for name in names:
             setattr(LocalBackend, name, original[name])

@@ -18,7 +18,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from ..errors import ConfigError
 from .files import through_mmengine
 from .saving import NotWrittenError, older_kept
-from .work_dir import alone, check_writable, last_checkpoint
+from .work_dir import alone, check_writable, find_resume
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 GRACE = 30  # seconds that other ranks leave rank 0 to tell what is wrong
@@ -188,8 +188,11 @@ class Session:
         return f'{how}; {self._resumable()}'
 
     def _resumable(self):
-        last = last_checkpoint(self.work_dir)
-        if last is None or not osp.isfile(last):
+        try:
+            last = find_resume(self.work_dir, trust=self._trust)
+        except ConfigError as error:
+            return str(error)
+        if last is None:
             return f'no checkpoint in {self.work_dir} yet, nothing to resume'
         if int(os.environ.get('WORLD_SIZE', 1)) > 1:
             return f'{last} can be resumed: the same command with --resume'

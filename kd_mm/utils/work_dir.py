@@ -8,6 +8,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 
+from mmengine.logging import print_log
+
 from ..errors import ConfigError
 from .files import check_checkpoint
 
@@ -78,9 +80,10 @@ def _lock(path: str, folder: str):
 
 
 def last_checkpoint(folder: str) -> str | None:
-    """What ``last_checkpoint`` in a folder names, moved with the folder or not.
+    """The file that ``last_checkpoint`` in a folder names, moved with it or not.
 
-    None if there is no such note, or a kill came before it was written.
+    None if there is no such file, or no such note: it may be older than the last file,
+    or half written.
     """
     try:
         with open(os.path.join(folder, 'last_checkpoint')) as file:
@@ -88,7 +91,7 @@ def last_checkpoint(folder: str) -> str | None:
     except OSError:
         return None
     moved = os.path.join(folder, os.path.basename(path))
-    return moved if path and os.path.isfile(moved) else path or None
+    return next(filter(os.path.isfile, (moved, path)), None)
 
 
 def check_resume(path: str, *, trust: bool = False) -> None:
@@ -121,7 +124,10 @@ def find_resume(folder: str, *, trust: bool = False) -> str | None:
     """
     path = last_checkpoint(folder)
     if path is None:
-        return newest_whole(folder, trust=trust)
+        path = newest_whole(folder, trust=trust)
+        if path:
+            print_log(f'--resume: no checkpoint is noted, {path} is there', 'current')
+        return path
     check_resume(path, trust=trust)
     return path
 

@@ -1,168 +1,24 @@
-"""A toy run that the command-line tools can be started on."""
+"""Start the command-line tools on a toy run."""
 
-import json
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import mmcv
-import numpy as np
 import pytest
-import toys
-from mmengine.config import Config
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
+from toy_run import classifier_config, toy_config, write_data
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def _write_data(folder):
-    """Eight images with one bright box each, in COCO's format."""
-    random = np.random.RandomState(0)
-    images, annotations = [], []
-    for index in range(8):
-        image = random.randint(0, 100, (64, 64, 3), dtype=np.uint8)
-        x, y = random.randint(0, 32, 2).tolist()
-        image[y : y + 24, x : x + 24] = 255
-        mmcv.imwrite(image, str(folder / f'{index}.png'))
-        images.append(dict(id=index, file_name=f'{index}.png', width=64, height=64))
-        box = dict(bbox=[x, y, 24, 24], area=576, iscrowd=0, category_id=1)
-        annotations.append(dict(id=index + 1, image_id=index, **box))
-    categories = [dict(id=1, name='box')]
-    content = dict(info={}, images=images, annotations=annotations)
-    content['categories'] = categories
-    (folder / 'all.json').write_text(json.dumps(content))
-
-
-def toy_config(folder, *, distilled, epochs=1):
-    """A whole config for MMDetection over the toy data in ``folder``."""
-    load = dict(type='LoadImageFromFile')
-    boxes = dict(type='LoadAnnotations', with_bbox=True)
-    keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-    # `scale_factor` is set by Resize
-    resize = dict(type='Resize', scale=(64, 64), keep_ratio=True)
-    pack = dict(type='PackDetInputs', meta_keys=keys)
-    dataset = dict(
-        type='CocoDataset',
-        data_root=str(folder),
-        ann_file='all.json',
-        data_prefix=dict(img=''),
-        metainfo=dict(classes=('box',)),
-        pipeline=[load, boxes, resize, pack],
-    )
-    train = dict(
-        batch_size=2,
-        num_workers=0,
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        dataset=dataset,
-    )
-    test = {**train, 'dataset': {**dataset, 'test_mode': True}}
-    metric = dict(type='CocoMetric', ann_file=f'{folder}/all.json', metric='bbox')
-    model = toys.retinanet(classes=1)
-    model.test_cfg.score_thr = 0.0  # an untrained model finds something, too
-    if distilled:
-        teacher = toys.retinanet(width=24, classes=1)
-        model = dict(
-            type='kd_mm.Distill',
-            student=model,
-            teacher=dict(config=dict(model=teacher), allow_random=True),
-            links=dict(
-                fpn=dict(
-                    student='neck',
-                    teacher='neck',
-                    levels=[0, 1, 2, 3, 4],
-                    stages=[dict(type='kd_mm.ConvAdapter')],
-                    criterion=dict(type='kd_mm.MSELoss', weight=1.0),
-                )
-            ),
-        )
-    return Config(
-        dict(
-            default_scope='mmdet',
-            model=model,
-            train_dataloader=train,
-            val_dataloader=test,
-            test_dataloader=test,
-            val_evaluator=metric,
-            test_evaluator=metric,
-            train_cfg=dict(
-                type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=10
-            ),
-            val_cfg=dict(type='ValLoop'),
-            test_cfg=dict(type='TestLoop'),
-            optim_wrapper=dict(
-                type='OptimWrapper', optimizer=dict(type='SGD', lr=0.001)
-            ),
-            default_hooks=dict(
-                checkpoint=dict(type='CheckpointHook', interval=1),
-                logger=dict(type='LoggerHook', interval=1),
-                visualization=dict(type='DetVisualizationHook'),
-            ),
-            randomness=dict(seed=0),
-        )
-    )
-
-
-def classifier_config(folder):
-    """A distilled classifier for MMPretrain, preprocessor on the top level."""
-
-    def model(width):
-        return dict(
-            type='ImageClassifier',
-            backbone=dict(
-                type='ResNet_CIFAR', depth=18, stem_channels=width, base_channels=width
-            ),
-            neck=dict(type='GlobalAveragePooling'),
-            head=dict(type='LinearClsHead', num_classes=2, in_channels=width * 8),
-        )
-
-    dataset = dict(
-        type='CustomDataset',
-        data_root=str(folder),
-        ann_file='classes.txt',
-        with_label=True,
-        classes=['dark', 'bright'],
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
-    )
-    loader = dict(
-        batch_size=4,
-        num_workers=0,
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        dataset=dataset,
-    )
-    student, teacher = model(8), model(16)
-    return Config(
-        dict(
-            default_scope='mmpretrain',
-            data_preprocessor=dict(num_classes=2, mean=[127.5] * 3, std=[127.5] * 3),
-            model=dict(
-                type='kd_mm.Distill',
-                student=student,
-                teacher=dict(config=dict(model=teacher), allow_random=True),
-                links=dict(
-                    logits=dict(
-                        student='head.fc',
-                        teacher='head.fc',
-                        criterion=dict(type='kd_mm.KDLoss', tau=4.0, weight=1.0),
-                    )
-                ),
-            ),
-            train_dataloader=loader,
-            val_dataloader=loader,
-            test_dataloader=loader,
-            val_evaluator=dict(type='Accuracy', topk=(1,)),
-            test_evaluator=dict(type='Accuracy', topk=(1,)),
-            train_cfg=dict(by_epoch=True, max_epochs=1, val_interval=1),
-            val_cfg={},
-            test_cfg={},
-            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
-        )
-    )
 
 
 @pytest.fixture
 def toy(tmp_path):
     """Folder with toy data, ``plain.py``, ``distilled.py``, ``classifier.py``."""
-    _write_data(tmp_path)
+    write_data(tmp_path)
     classifier_config(tmp_path).dump(tmp_path / 'classifier.py')
     names = [f'{index}.png {index % 2}' for index in range(8)]
     (tmp_path / 'classes.txt').write_text('\n'.join(names))
@@ -190,3 +46,30 @@ def start():
         )
 
     return start
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / 'tools' / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a tool's ``main`` in this process; returns exit code and last stderr line."""
+
+    def run(tool, *arguments):
+        # MMEngine keeps loggers and scopes by name and second
+        for kind in (MMLogger, MessageHub, DefaultScope, Visualizer):
+            kind._instance_dict.clear()
+        monkeypatch.setattr(sys, 'argv', [f'{tool}.py', *map(str, arguments)])
+        code = 0
+        try:
+            load(tool).main()
+        except SystemExit as error:
+            code = error.code
+        lines = [ln for ln in capsys.readouterr().err.splitlines() if ln]
+        return code, [ln for ln in lines if ln.startswith(('error:', 'interrupted'))]
+
+    return run

@@ -1,17 +1,12 @@
 """The command-line tools: what works, and what a user's mistake looks like."""
 
-import importlib.util
 import pickle
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
 
 from kd_mm.errors import ConfigError
 from kd_mm.utils import cli
@@ -19,33 +14,6 @@ from kd_mm.utils.overrides import check_overrides, check_top_level
 from kd_mm.utils.session import Session, _without_resume, one_line
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / 'tools' / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a tool's ``main`` in this process; returns exit code and last stderr line."""
-
-    def run(tool, *arguments):
-        # MMEngine keeps loggers and scopes by name and second
-        for kind in (MMLogger, MessageHub, DefaultScope, Visualizer):
-            kind._instance_dict.clear()
-        monkeypatch.setattr(sys, 'argv', [f'{tool}.py', *map(str, arguments)])
-        code = 0
-        try:
-            load(tool).main()
-        except SystemExit as error:
-            code = error.code
-        lines = [ln for ln in capsys.readouterr().err.splitlines() if ln]
-        return code, [ln for ln in lines if ln.startswith(('error:', 'interrupted'))]
-
-    return run
 
 
 def test_train_then_test_then_export_a_distilled_student(toy, run):
