@@ -19,6 +19,7 @@ from .registry import MODELS
 from .rehearsal import check_features, refuse_other_inputs, rehearse
 from .taps import Taps
 from .teacher import Teacher, inherit
+from .toolboxes import check_installed
 
 attach_to_runners()
 
@@ -124,6 +125,7 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
     student_cfg = student.copy()
     if data_preprocessor is not None:
         student_cfg.setdefault('data_preprocessor', data_preprocessor)
+    check_installed(student_cfg, 'student')
     model = MMENGINE_MODELS.build(student_cfg)
     refuse_other_inputs(model, 'student')
     for part in inherit:

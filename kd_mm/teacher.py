@@ -14,6 +14,7 @@ from .errors import ConfigError
 from .options import checked
 from .preprocess import InputBridge, crop
 from .taps import Recording, Taps
+from .toolboxes import check_installed
 from .trial import Pass, trial
 from .utils.loading import load_model_config, load_weights
 
@@ -71,6 +72,7 @@ class Teacher:
             )
         model_cfg, scope = load_model_config(config)
         with DefaultScope.overwrite_default_scope(scope):
+            check_installed(model_cfg, 'teacher.config.model')
             self.model: nn.Module = MODELS.build(model_cfg)
         if checkpoint is not None:
             load_weights(self.model, checkpoint, key='teacher.checkpoint', trust=trust)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mmpretrain.models.backbones.base_backbone import BaseBackbone
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -10,7 +10,7 @@ from ..errors import ConfigError
 KAIMING = dict(type='Kaiming', layer='Conv2d', mode='fan_out', nonlinearity='relu')
 
 
-class StagedBackbone(BaseBackbone):
+class StagedBackbone(BaseModule):
     """A stem, stages, and what comes after the last of them.
 
     Subclasses create their modules, then call :meth:`stages` with the stages' names,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
-from mmpretrain.models.backbones.base_backbone import BaseBackbone
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -21,7 +21,7 @@ _STAGES = (
 
 
 @MODELS.register_module()
-class MobileNetV1(BaseBackbone):
+class MobileNetV1(BaseModule):
     """MobileNetV1, arXiv 1704.04861, table 1, without its pooling and classifier.
 
     Args:

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
-from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
@@ -75,7 +74,7 @@ class TensorImages(Dataset):
         self.device = torch.device(
             device or ('cuda' if torch.cuda.is_available() else 'cpu')
         )
-        images, self.labels = _read(self.dataset)
+        images, self.labels, self.sample = _read(self.dataset)
         self.size = images.shape[2:]
         padded = torch.nn.functional.pad(images, (crop, crop, crop, crop))
         self.images = padded.to(self.device)
@@ -95,7 +94,7 @@ class TensorImages(Dataset):
                 f'TensorImages on {self.device} needs num_workers=0: worker processes '
                 'cannot share it'
             )
-        samples = [DataSample(metainfo=dict(sample_idx=i)) for i in indices]
+        samples = [self.sample(metainfo=dict(sample_idx=i)) for i in indices]
         for sample, index in zip(samples, indices, strict=True):
             sample.set_field(self.labels[index], 'gt_label')
         chosen = torch.tensor(indices).to(self.device, non_blocking=True)
@@ -115,8 +114,8 @@ class TensorImages(Dataset):
         return torch.where(mirrored, parts.flip(3), parts)
 
 
-def _read(source: Dataset) -> tuple[Tensor, list[Tensor]]:
-    """All images, ``(N, 3, H, W)``, and labels, ``(1,)`` each, of a data set."""
+def _read(source: Dataset) -> tuple[Tensor, list[Tensor], type]:
+    """All images, ``(N, 3, H, W)``, labels, ``(1,)`` each, and the kind of sample."""
     images: list[Tensor] = []
     labels: list[Tensor] = []
     for index in range(len(source)):
@@ -133,4 +132,4 @@ def _read(source: Dataset) -> tuple[Tensor, list[Tensor]]:
         labels.append(sample.gt_label)
     if not images:
         raise ConfigError('TensorImages: the data set is empty')
-    return torch.stack(images), labels
+    return torch.stack(images), labels, type(sample)

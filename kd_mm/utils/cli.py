@@ -12,6 +12,7 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 
 from ..errors import ConfigError, nearest
+from ..toolboxes import check_installed
 from .overrides import check_overrides, check_top_level
 
 
@@ -129,6 +130,7 @@ def read_config(args):
     cfg = load_config(args.config)
     path = cfg.filename
     check_top_level(cfg)
+    check_installed(cfg, '')
     if args.cfg_options:
         check_overrides(cfg, args.cfg_options)
         try:

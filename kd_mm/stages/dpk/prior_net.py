@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from mmpretrain.models.utils import build_2d_sincos_position_embedding
 from torch import Tensor, nn
 
 
@@ -145,11 +144,8 @@ class PriorNet(nn.Module):
         if key not in self.positions:
             if len(self.positions) > 64:  # images of many sizes
                 self.positions.clear()
-            # the function counts across first, tokens go row by row
-            made = [
-                build_2d_sincos_position_embedding(grid[::-1], dim) for dim in self.dims
-            ]
-            self.positions[key] = (made[0].to(device), made[1].to(device))
+            made = [sine_cosine(grid, dim).to(device) for dim in self.dims]
+            self.positions[key] = (made[0], made[1])
         return self.positions[key]
 
     def _tied(self, side: str) -> Tensor:
@@ -161,3 +157,23 @@ class PriorNet(nn.Module):
 def pick(tokens: Tensor, places: Tensor) -> Tensor:
     """Tokens ``(N, T, D)`` at ``(N, K)`` places, ``(N, K, D)``."""
     return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[2]))
+
+
+def sine_cosine(grid: tuple[int, int], dim: int) -> Tensor:
+    """Fixed positions of tokens in two dimensions, as of MoCo v3 and MAE.
+
+    Args:
+        grid (tuple[int, int]): Rows and columns; tokens go row by row.
+        dim (int): Their width, divisible by 4: sine and cosine of the row, then of
+            the column, each at ``dim / 4`` frequencies from 1 down to 1e-4.
+
+    Returns:
+        Tensor: ``(1, rows * columns, dim)``.
+    """
+    step = torch.arange(dim // 4, dtype=torch.float32) / (dim // 4)
+    frequency = 1.0 / (10000.0**step)
+    places = [torch.arange(n, dtype=torch.float32) for n in grid]
+    rows, columns = torch.meshgrid(*places, indexing='ij')
+    down = torch.einsum('m,d->md', rows.flatten(), frequency)
+    across = torch.einsum('m,d->md', columns.flatten(), frequency)
+    return torch.cat([down.sin(), down.cos(), across.sin(), across.cos()], dim=1)[None]
