@@ -20,7 +20,7 @@ FLOORS = (
         'utils.randomness',
         'sizes',
     ),
-    ('options', 'utils.files', 'utils.saving'),
+    ('options', 'toolboxes', 'utils.files', 'utils.saving'),
     ('pair', 'taps', 'schedule', 'diagnostics', 'utils.loading', 'utils.overrides'),
     ('criteria', 'trial', 'preprocess', 'backbones', 'datasets', 'optimizers'),
     ('teacher',),

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from mmpretrain.models.utils import build_2d_sincos_position_embedding
 
 from kd_mm.stages.dpk.dpk import describe
-from kd_mm.stages.dpk.prior_net import Block, PriorNet, Size
+from kd_mm.stages.dpk.prior_net import Block, PriorNet, Size, sine_cosine
 
 
 def net(patch=1, student=4, teacher=6) -> PriorNet:
@@ -126,3 +127,10 @@ def test_a_token_is_the_convolution_at_its_place(patch):
     every = every + model._positions((rows, columns), s.device)[0]
     expected = torch.stack([every[n, order[n, 2:]] for n in range(2)])
     torch.testing.assert_close(seen[0], expected)
+
+
+@pytest.mark.parametrize('grid', [(3, 5), (7, 7), (1, 4)])
+def test_positions_equal_mmpretrains(grid):
+    for dim in (8, 192):  # MMPretrain counts across first
+        theirs = build_2d_sincos_position_embedding(grid[::-1], dim)
+        assert torch.equal(sine_cosine(grid, dim), theirs)

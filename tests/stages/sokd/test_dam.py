@@ -7,6 +7,7 @@ import pytest
 import torch
 import toys
 from helpers import blotchy_batches, build, detection_batch, distill_cfg, train_steps
+from mmdet.models.losses.gaussian_focal_loss import gaussian_focal_loss
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
@@ -14,7 +15,13 @@ from kd_mm.errors import ConfigError
 from kd_mm.pair import FeaturePair
 from kd_mm.stages import DAM
 from kd_mm.stages.sokd import dam as dam_module
-from kd_mm.stages.sokd.areas import Areas, area_mask, find_areas, ground_truth_loss
+from kd_mm.stages.sokd.areas import (
+    Areas,
+    area_mask,
+    find_areas,
+    ground_truth_loss,
+    heatmap_loss,
+)
 
 
 def random_areas(n=3, kinds=2, height=9, width=13, *, big=6.0):
@@ -371,3 +378,16 @@ def test_heads_that_have_collapsed_are_reported(monkeypatch, caplog):
     finally:
         logger.removeHandler(handler)
     assert len(warnings) == 1 and 'links.fpn: the heads of DAM' in warnings[0]
+
+
+def test_the_loss_of_a_heatmap_equals_mmdetections():
+    heat, target = torch.rand(2, 2, 3, 7, 5)
+    target[0, 0, 1] = 1
+    target[1, 2] = 0
+    heat.requires_grad_()
+    pair = (
+        heatmap_loss(heat, target),
+        gaussian_focal_loss(heat, target, reduction='sum'),
+    )
+    assert torch.equal(*pair)
+    assert torch.equal(*(torch.autograd.grad(loss, heat)[0] for loss in pair))
