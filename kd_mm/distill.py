@@ -118,6 +118,25 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
 
     Raises:
         ConfigError: Whatever is wrong with teacher, links, taps or shapes.
+
+    Examples:
+        >>> import kd_mm
+        >>> def net(depth):
+        ...     return dict(
+        ...         type='mmpretrain.ImageClassifier',
+        ...         data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3),
+        ...         backbone=dict(type='kd_mm.ResNetCIFAR', depth=depth),
+        ...         neck=dict(type='GlobalAveragePooling'),
+        ...         head=dict(type='LinearClsHead', num_classes=10, in_channels=64))
+        >>> criterion = dict(type='kd_mm.KDLoss', tau=4.0)
+        >>> model = kd_mm.Distill(
+        ...     student=net(8),
+        ...     teacher=dict(config=net(20), allow_random=True),
+        ...     links=dict(logits=dict(
+        ...         student='head.fc', teacher='head.fc', criterion=criterion)),
+        ...     trial_size=(32, 32))
+        >>> type(model).__name__
+        'DistilledImageClassifier'
     """
     check_options(Teacher, teacher, 'teacher')
     _check_student(student)

@@ -10,6 +10,14 @@ class ConfigError(ValueError):
 
     The message names the config key, the module path or the file, and shapes where
     they matter. The tools print it as a single line and exit with 2.
+
+    Examples:
+        >>> import kd_mm
+        >>> try:
+        ...     kd_mm.load_config('kd_mm::kd/retinanet_r101_r50_sodk.py')
+        ... except kd_mm.ConfigError as error:
+        ...     print(error)
+        config ... does not exist (nearest: retinanet_r101_r50_sokd.py, ...)
     """
 
 

@@ -34,6 +34,15 @@ class FeaturePair:
         losses (dict[str, Tensor]): Extra losses of stages, already weighted. Logged
             as ``loss_kd_<link>_<name>`` and added to the total.
         logs (dict[str, Tensor]): Diagnostics, logged as ``kd_<link>_<name>``.
+
+    Examples:
+        >>> import torch
+        >>> import kd_mm
+        >>> pair = kd_mm.FeaturePair(
+        ...     link='fpn', student=[torch.zeros(2, 8, 4, 4)],
+        ...     teacher=[torch.ones(2, 16, 4, 4)], samples=[], image_size=(32, 32))
+        >>> pair.shapes()
+        'level 0: student (2, 8, 4, 4), teacher (2, 16, 4, 4)'
     """
 
     link: str

@@ -23,6 +23,18 @@ class Criterion(nn.Module):
         weighted (bool): Whether a spatial weight map (DAM) can be applied.
         sees_channel_order (bool): Whether permuting the teacher's channels changes
             the loss. Where it does not, aligning channels (KCD) cannot help.
+
+    Examples:
+        >>> import torch
+        >>> import kd_mm
+        >>> class L1Loss(kd_mm.Criterion):
+        ...     def loss(self, student, teacher, *, weight=None):
+        ...         return (student - teacher).abs().mean()
+        >>> pair = kd_mm.FeaturePair(
+        ...     link='fpn', student=[torch.zeros(2, 8, 4, 4)],
+        ...     teacher=[torch.ones(2, 8, 4, 4)], samples=[], image_size=(32, 32))
+        >>> L1Loss(weight=2.0)(pair)
+        tensor(2.)
     """
 
     weighted = True

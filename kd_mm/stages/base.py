@@ -26,6 +26,19 @@ class Stage(nn.Module):
     Attributes:
         mixes_channels (bool): Whether freshly initialised layers mix the student's
             channels here, so that behind them one order is as good as another.
+
+    Examples:
+        >>> import torch
+        >>> import kd_mm
+        >>> class Halve(kd_mm.Stage):
+        ...     def forward(self, pair):
+        ...         pair.teacher = [teacher / 2 for teacher in pair.teacher]
+        ...         return pair
+        >>> pair = kd_mm.FeaturePair(
+        ...     link='fpn', student=[torch.zeros(1, 2)], teacher=[torch.ones(1, 2)],
+        ...     samples=[], image_size=(32, 32))
+        >>> Halve()(pair).teacher
+        [tensor([[0.5000, 0.5000]])]
     """
 
     mixes_channels = False

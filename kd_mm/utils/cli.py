@@ -99,12 +99,24 @@ def find_config(path):
     return path
 
 
-def load_config(path):
+def load_config(path: str) -> Config:
     """The config in a file or in an installed package.
+
+    Args:
+        path (str): A file, or ``package::path`` of a packaged config.
+
+    Returns:
+        Config: It, with what it is based on.
 
     Raises:
         ConfigError: When it is not there or cannot be read, naming the base config
             that is at fault.
+
+    Examples:
+        >>> import kd_mm
+        >>> cfg = kd_mm.load_config('kd_mm::kd_cls/digits/resnet20_resnet8_sokd.py')
+        >>> cfg.model.type
+        'kd_mm.Distill'
     """
     path = find_config(path)
     try:

@@ -27,6 +27,14 @@ def build_distilled(
 
     Raises:
         ConfigError: If the config does not distil, or the checkpoint does not fit.
+
+    Examples:
+        >>> import kd_mm
+        >>> cfg = kd_mm.load_config('kd_mm::kd_cls/digits/resnet20_resnet8_sokd.py')
+        >>> cfg.model.teacher.update(checkpoint=None, allow_random=True)  # untrained
+        >>> model = kd_mm.build_distilled(cfg, cfg.filename)
+        >>> list(model.distiller.links)
+        ['map']
     """
     if not is_distilled(cfg.get('model')):
         raise ConfigError(f'{path} has no teacher: model.type is kd_mm.Distill')

@@ -34,6 +34,12 @@ def plain_student(cfg: Config) -> Config:
     Returns:
         Config: A new config whose ``model`` is the student's; hooks of ``kd_mm`` and
         unused top-level snippets of links are gone.
+
+    Examples:
+        >>> import kd_mm
+        >>> cfg = kd_mm.load_config('kd_mm::kd_cls/digits/resnet20_resnet8_sokd.py')
+        >>> kd_mm.plain_student(cfg).model.type
+        'ImageClassifier'
     """
     if not is_distilled(cfg.get('model')):
         return cfg
@@ -145,6 +151,19 @@ def export_student(
     Raises:
         ConfigError: When a file is missing or in the way, the average asked for is
             not there, or the weights do not load strictly into the plain student.
+
+    Examples:
+        >>> import os, tempfile, torch
+        >>> import kd_mm
+        >>> cfg = kd_mm.load_config('kd_mm::kd_cls/digits/resnet20_resnet8_sokd.py')
+        >>> cfg.model.teacher.update(checkpoint=None, allow_random=True)
+        >>> state = kd_mm.build_distilled(cfg, cfg.filename).state_dict()
+        >>> folder = tempfile.mkdtemp()
+        >>> run, out = (os.path.join(folder, name) for name in ('run.pth', 'out.pth'))
+        >>> torch.save(dict(state_dict=state, meta=dict(cfg=cfg.pretty_text)), run)
+        >>> done = kd_mm.export_student(run, out)
+        >>> done['model'], done['tensors'] + done['dropped'] == len(state)
+        ('ImageClassifier', True)
     """
     if weights not in ('saved', 'ema', 'raw'):
         raise ConfigError(f"weights must be 'saved', 'ema' or 'raw', got {weights!r}")
