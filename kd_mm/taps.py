@@ -125,12 +125,14 @@ class Taps:
     Examples:
         >>> import torch
         >>> import kd_mm
-        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
-        >>> taps = kd_mm.Taps(specs=['0', '1@input'], model=net, owner='student')
+        >>> net = torch.nn.Sequential()
+        >>> net.add_module('stem', torch.nn.Conv2d(3, 8, 3))
+        >>> net.add_module('act', torch.nn.ReLU())
+        >>> taps = kd_mm.Taps(specs=['stem', 'act@input'], model=net, owner='student')
         >>> with taps.record(net) as seen:
         ...     out = net(torch.zeros(1, 3, 8, 8))
-        >>> {spec: seen.features(tap)[0].shape for spec, tap in taps.taps.items()}
-        {'0': torch.Size([1, 8, 6, 6]), '1@input': torch.Size([1, 8, 6, 6])}
+        >>> [tuple(seen.features(tap)[0].shape) for tap in taps.taps.values()]
+        [(1, 8, 6, 6), (1, 8, 6, 6)]
     """
 
     def __init__(self, *, specs: Iterable[str], model: nn.Module, owner: str) -> None:

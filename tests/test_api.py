@@ -5,14 +5,25 @@ import subprocess
 import sys
 
 import pytest
+from mmengine.logging import MMLogger
 
 import kd_mm
 
 NAMES = [name for name in kd_mm.__all__ if name != '__version__']
 
 
+@pytest.fixture
+def quiet():
+    """MMEngine logs to stdout, where an example's output is looked for."""
+    logger = MMLogger.get_current_instance()
+    before = logger.level
+    logger.setLevel('WARNING')
+    yield
+    logger.setLevel(before)
+
+
 @pytest.mark.parametrize('name', NAMES)
-def test_the_example_of_every_public_name_runs(name):
+def test_the_example_of_every_public_name_runs(name, quiet):
     text = getattr(kd_mm, name).__doc__
     assert 'Examples:' in text
     example = doctest.DocTestParser().get_doctest(text, {}, name, None, None)
