@@ -19,6 +19,7 @@ from tables import refresh
 
 import kd_mm  # noqa: F401  makes `kd_mm::` known to MMEngine
 from kd_mm.errors import ConfigError
+from kd_mm.utils.kinds import is_type
 
 CONFIGS = ROOT / 'configs/kd_cls'
 RESULT = ROOT / 'benchmarks/results/combinations.json'
@@ -85,12 +86,12 @@ def combine(links: dict, *parts: str) -> dict:
         if link['teacher'] in VECTORS:
             stages['DAFA']['operators'] = ['ChannelDrop', 'Noise']
         order = [
-            *(stage for stage in own if stage['type'] == 'kd_mm.Resize'),
+            *(stage for stage in own if is_type(stage, 'kd_mm.Resize')),
             stages['KCD'],
-            *(stage for stage in own if stage['type'] == 'kd_mm.OFD'),
+            *(stage for stage in own if is_type(stage, 'kd_mm.OFD')),
             stages['DAFA'],
             stages['DPK'],
-            *(stage for stage in own if stage['type'] not in TEACHERS),
+            *(stage for stage in own if not is_type(stage, *TEACHERS)),
             stages['DAM'],
         ]
         asked = [stages[name] for name in parts]
@@ -98,7 +99,7 @@ def combine(links: dict, *parts: str) -> dict:
             stage
             for stage in order
             if (stage in own or stage in asked)
-            and not ('DPK' in parts and stage['type'] == 'kd_mm.ConvAdapter')
+            and not ('DPK' in parts and is_type(stage, 'kd_mm.ConvAdapter'))
         ]
     return links
 

@@ -31,6 +31,8 @@ from steps import (
 )
 from tables import refresh
 
+from kd_mm.utils.kinds import is_type, type_name
+
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = 'configs/kd/digits/retinanet_r18w24_r18w16_{}_digits.py'
 COCO = 'configs/kd/retinanet_r101_r50_{}.py'
@@ -130,8 +132,10 @@ def parse_args() -> argparse.Namespace:
 def wanted(path: Path, args: argparse.Namespace) -> tuple[int, tuple[int, int]]:
     """Images in a step, and their height and width."""
     cfg = Config.fromfile(path)
-    if cfg.model.type not in ('kd_mm.Distill', 'Distill'):
-        sys.exit(f'error: {path} is not distilled: model.type is {cfg.model.type!r}')
+    if not is_type(cfg.model, 'kd_mm.Distill'):
+        sys.exit(
+            f'error: {path} is not distilled: model.type is {type_name(cfg.model)}'
+        )
     name = path.resolve()
     key = str(name.relative_to(ROOT)) if name.is_relative_to(ROOT) else ''
     batch = cfg.train_dataloader.batch_size

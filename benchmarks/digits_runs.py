@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from kd_mm.datasets import make_digits
+from kd_mm.utils.kinds import is_type
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / 'data' / 'digits'
@@ -30,7 +31,7 @@ def digits_config(
         loader.dataset.data_root = f'{DATA}/'
     for loader in (cfg.val_dataloader, cfg.test_dataloader):
         pipeline = loader.dataset.pipeline  # predictions need to know the scale
-        if not any(step['type'] == 'Resize' for step in pipeline):
+        if not any(is_type(step, 'Resize') for step in pipeline):
             size = dict(type='Resize', scale=(128, 128), keep_ratio=True)
             loader.dataset.pipeline = [pipeline[0], size, *pipeline[1:]]
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):

@@ -21,12 +21,14 @@ import torch
 from cost import ROOT
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
 from steps import Bench, measure, random_batch, ratio, ratios, store, student_config
 from tables import refresh
+
+from kd_mm.utils.kinds import default_scope
 
 # config -> images in a step, and their size where they are random
 DEFAULT = {
@@ -56,7 +58,7 @@ def real_batches(cfg: Config, device: str, batch_size: int) -> list | None:
         return None
     loader_cfg = cfg.train_dataloader.copy()
     loader_cfg.update(batch_size=batch_size, num_workers=0, persistent_workers=False)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
+    with default_scope(cfg):
         try:
             loader = Runner.build_dataloader(loader_cfg, seed=0)
         except FileNotFoundError:

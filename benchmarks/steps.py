@@ -11,7 +11,7 @@ import torch
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import MessageHub
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import kd_mm  # noqa: F401  makes `kd_mm::` known to MMEngine
 from kd_mm.stages import DAFA, ChannelAlign
 from kd_mm.trial import trial_samples
+from kd_mm.utils.kinds import default_scope
 
 OBJECTS = 5  # in an image
 CLASSES = 10  # that labels are drawn from
@@ -91,7 +92,7 @@ class Bench:
             model_cfg.teacher.update(checkpoint=None, allow_random=True)
         student = model_cfg.student = student_config(cfg)
         began = time.perf_counter()
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
+        with default_scope(cfg):
             self.plain = MODELS.build(student).to(device).train()
             self.built_plain = time.perf_counter() - began
             self.distilled = MODELS.build(model_cfg).to(device).train()

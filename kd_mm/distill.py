@@ -20,6 +20,7 @@ from .rehearsal import check_features, refuse_other_inputs, rehearse
 from .taps import Taps
 from .teacher import Teacher, inherit
 from .toolboxes import check_installed
+from .utils.kinds import is_type
 
 attach_to_runners()
 
@@ -215,7 +216,7 @@ def _build_distiller(
 def _check_student(student: dict) -> None:
     if student.get('type') is None:
         raise ConfigError('student.type is missing: student is the model of a config')
-    if student['type'] in ('kd_mm.Distill', Distill):
+    if is_type(student, 'kd_mm.Distill'):
         raise ConfigError(
             'student.type is kd_mm.Distill: what is distilled already cannot be '
             'distilled again; take its student'

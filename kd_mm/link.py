@@ -14,6 +14,7 @@ from .pair import FeaturePair
 from .registry import MODELS as OURS
 from .schedule import Progress, Schedule
 from .taps import Recording, Taps
+from .utils.kinds import spelled
 
 
 @runtime_checkable
@@ -97,7 +98,7 @@ class Link(nn.Module):
             raise ConfigError(
                 f'{where}: a {what} is dict(type="kd_mm....", ...), not {cfg!r}'
             )
-        name = str(getattr(cfg['type'], '__name__', cfg['type']))
+        name = spelled(cfg['type'])
         try:
             part = MODELS.build(cfg)
         except KeyError as error:

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from .utils.kinds import type_name
+
 Size = tuple[int, int]  # height, width in pixels
 
 # The data of the run that is building a model now, as its config says.
@@ -67,8 +69,7 @@ def pipeline_size(dataset: Any) -> Size | None:
     """The size all images of a data set end up with, None where it varies."""
     size = None
     for step in _steps(dataset):
-        kind = step['type']
-        kind = getattr(kind, '__name__', str(kind)).split('.')[-1]
+        kind = type_name(step)
         if 'Crop' in kind and step.get('crop_type', 'absolute') == 'absolute':
             size = _whole(step.get('crop_size', step.get('scale'))) or size
         elif 'Mosaic' in kind:

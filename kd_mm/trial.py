@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .errors import ConfigError
 from .sizes import Size
 from .taps import Recording, Taps
+from .utils.kinds import is_type
 
 IMAGES = 3  # of a trial; levels and decoder layers come in other numbers
 
@@ -169,7 +170,8 @@ def stand_in(model: nn.Module, *, fresh: bool) -> nn.Module:
 
 def _without_files(init_cfg: Any) -> list[dict]:
     parts = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
-    return [part for part in parts if part.get('type') != 'Pretrained']
+    names = ('Pretrained', 'PretrainedInit')  # in the registry, and of the class
+    return [part for part in parts if not is_type(part, *names)]
 
 
 @contextmanager

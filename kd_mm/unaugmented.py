@@ -17,6 +17,7 @@ from .distiller import Distiller
 from .errors import ConfigError
 from .link import Link
 from .pair import FeaturePair
+from .utils.kinds import is_type
 from .utils.randomness import kept_random
 
 
@@ -173,12 +174,9 @@ def plain_pipeline(cfg: dict, annotations: bool) -> list[dict]:
             'the pipeline of val_dataloader or test_dataloader, or a test_pipeline'
         )
 
-    def loads_annotations(step: dict) -> bool:
-        return step['type'].split('.')[-1] == 'LoadAnnotations'
-
-    plain = [dict(step) for step in pipeline if not loads_annotations(step)]
+    plain = [dict(s) for s in pipeline if not is_type(s, 'LoadAnnotations')]
     training = _find_pipeline((cfg.get('train_dataloader') or {}).get('dataset')) or []
-    loads = next((dict(s) for s in training if loads_annotations(s)), None)
+    loads = next((dict(s) for s in training if is_type(s, 'LoadAnnotations')), None)
     if annotations and loads is not None:
         for key in ('with_mask', 'with_seg'):
             if key in loads:

@@ -17,6 +17,7 @@ FLOORS = (
         'version',
         'utils.boxes',
         'utils.amp',
+        'utils.kinds',
         'utils.randomness',
         'sizes',
     ),

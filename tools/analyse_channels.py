@@ -12,7 +12,7 @@ import os.path as osp
 import time
 from pathlib import Path
 
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS
 from rich.console import Console
 
 from kd_mm.errors import ConfigError
@@ -20,6 +20,7 @@ from kd_mm.stages.kcd.moments import KINDS
 from kd_mm.unaugmented import plain_loader
 from kd_mm.utils import cli
 from kd_mm.utils.distilled import build_distilled
+from kd_mm.utils.kinds import default_scope
 from kd_mm.utils.session import Session
 
 
@@ -59,7 +60,7 @@ def main():
         name = osp.splitext(osp.basename(args.config))[0]
         out = Path(args.out or Path('work_dirs', 'channels', name))
         out.mkdir(parents=True, exist_ok=True)
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
+        with default_scope(cfg):
             report(cfg, args, out)
 
 

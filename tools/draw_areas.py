@@ -12,7 +12,7 @@ import os.path as osp
 
 import mmcv
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import VISBACKENDS, DefaultScope
+from mmengine.registry import VISBACKENDS
 from mmengine.runner import load_checkpoint
 from mmengine.visualization import Visualizer
 
@@ -20,6 +20,7 @@ from kd_mm.errors import ConfigError
 from kd_mm.utils import cli
 from kd_mm.utils.distilled import build_distilled
 from kd_mm.utils.files import check_checkpoint
+from kd_mm.utils.kinds import default_scope, type_name
 from kd_mm.utils.session import Session
 
 
@@ -59,7 +60,7 @@ def main():
                 raise ConfigError(f'there is no image {path}')
         name = osp.splitext(osp.basename(args.config))[0]
         out = args.out or osp.join('work_dirs', 'areas', name)
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
+        with default_scope(cfg):
             draw(cfg, args, out)
 
 
@@ -86,7 +87,7 @@ def draw(cfg, args, out):
     dam_stages(model)
     steps = plain_pipeline(cfg, annotations=False)
     pipeline = Compose(steps)
-    in_memory = not any('LoadImage' in step['type'] for step in steps)
+    in_memory = not any('LoadImage' in type_name(step) for step in steps)
     loader = [
         pseudo_collate([pipeline(read(path, i, model.data_preprocessor, in_memory))])
         for i, path in enumerate(args.images)

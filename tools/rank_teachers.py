@@ -16,7 +16,7 @@ import os.path as osp
 from pathlib import Path
 
 from mmengine.evaluator import Evaluator
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from rich.console import Console
 
@@ -34,6 +34,7 @@ from kd_mm.unaugmented import plain_loader
 from kd_mm.utils import cli
 from kd_mm.utils.distilled import build_distilled
 from kd_mm.utils.export import is_distilled
+from kd_mm.utils.kinds import default_scope
 from kd_mm.utils.session import Session
 
 
@@ -68,7 +69,8 @@ def with_teacher(cfg, teacher, *, trust):
     cfg.model.teacher = dict(config=config, checkpoint=checkpoint, trust=trust)
     cfg.model.pop('inherit', None)
     for link in cfg.model.links.values():  # compares any two widths, has no parameters
-        link.update(stages=[], criterion=dict(type='kd_mm.ATLoss'))
+        link['stages'] = []
+        link['criterion'] = dict(type='kd_mm.ATLoss')  # `update` would keep old keys
         link.pop('schedule', None)
     return cfg
 
@@ -87,7 +89,7 @@ def main():
         name = osp.splitext(osp.basename(args.config))[0]
         out = Path(args.out or Path('work_dirs', 'teachers', name))
         out.mkdir(parents=True, exist_ok=True)
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
+        with default_scope(cfg):
             rank(cfg, args, out)
 
 

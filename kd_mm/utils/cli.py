@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 
 from ..errors import ConfigError, nearest
 from ..toolboxes import check_installed
+from .kinds import is_type, type_name
 from .overrides import check_overrides, check_top_level
 
 
@@ -172,7 +173,7 @@ def _why_unreadable(path, error):
     """One line for an exception of ``Config.fromfile``, naming the file it was in."""
     trace = error.__traceback__
     while trace is not None:  # the innermost base config that was being read
-        if trace.tb_frame.f_code.co_name == '_file2dict':
+        if trace.tb_frame.f_code.co_name in ('_file2dict', '_parse_lazy_import'):
             path = trace.tb_frame.f_locals.get('filename', path)
         trace = trace.tb_next
     if isinstance(error, SyntaxError):
@@ -208,7 +209,7 @@ def draw_into(cfg, folder):
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
         raise ConfigError('--show-dir needs default_hooks.visualization in the config')
-    if hook['type'].endswith('DetVisualizationHook'):
+    if is_type(hook, 'DetVisualizationHook'):
         hook.update(draw=True, test_out_dir=folder)
     else:  # MMPretrain's
         hook.update(enable=True, out_dir=folder)
@@ -217,9 +218,11 @@ def draw_into(cfg, folder):
 def dump_predictions(runner, path):
     """Have the predictions of ``runner.test()`` written to ``path`` (a pickle)."""
     from mmengine.evaluator import DumpResults
+    from mmengine.model import is_model_wrapper
 
     kind = DumpResults
-    if runner.cfg.get('default_scope') == 'mmdet':
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    if any(base.__module__.startswith('mmdet.') for base in type(model).__mro__):
         from mmdet.evaluation import DumpDetResults as kind  # encodes masks
     runner.test_evaluator.metrics.append(kind(out_file_path=path))
 
@@ -234,11 +237,10 @@ def use_amp(cfg):
         ConfigError: When the config has another kind of optim wrapper.
     """
     wrapper = cfg.get('optim_wrapper') or {}
-    kind = wrapper.get('type', 'OptimWrapper')
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+    if 'type' in wrapper and not is_type(wrapper, 'OptimWrapper', 'AmpOptimWrapper'):
         raise ConfigError(
             f'--amp needs optim_wrapper.type OptimWrapper or AmpOptimWrapper, '
-            f'the config has {kind}'
+            f'the config has {type_name(wrapper)}'
         )
     if get_device() == 'cpu':
         from . import amp  # noqa: F401  registers the wrapper

@@ -6,12 +6,13 @@ import os.path as osp
 import torch
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from torch import nn
 
 from ..errors import ConfigError
 from ..version import __version__
 from .files import check_is_file, read_checkpoint
+from .kinds import default_scope, is_type, mentions, type_name
 from .overrides import RUNNER_KEYS
 from .saving import write_whole
 
@@ -21,7 +22,7 @@ KEPT_META = ('dataset_meta', 'epoch', 'iter', 'seed', 'experiment_name', 'time')
 
 def is_distilled(model: object) -> bool:
     """Whether a model config is the ``Distill`` factory's."""
-    return isinstance(model, dict) and model.get('type') in ('kd_mm.Distill', 'Distill')
+    return is_type(model, 'kd_mm.Distill')
 
 
 def plain_student(cfg: Config) -> Config:
@@ -32,8 +33,9 @@ def plain_student(cfg: Config) -> Config:
             a distilled one.
 
     Returns:
-        Config: A new config whose ``model`` is the student's; hooks of ``kd_mm`` and
-        unused top-level snippets of links are gone.
+        Config: A new config whose ``model`` is the student's; hooks of ``kd_mm``, the
+        distiller's optimiser and unused top-level snippets of links and teacher are
+        gone.
 
     Examples:
         >>> import kd_mm
@@ -50,24 +52,32 @@ def plain_student(cfg: Config) -> Config:
     values['model'] = model['student']
     if values.get('custom_hooks'):
         values['custom_hooks'] = [
-            hook for hook in values['custom_hooks'] if not _names_kd_mm(hook)
+            hook for hook in values['custom_hooks'] if not mentions(hook, 'kd_mm')
         ]
+    _without_constructor(values.get('optim_wrapper'))
+    parts = _parts(model)
     for key in [k for k in values if k not in RUNNER_KEYS]:
-        if _names_kd_mm(values[key]):
+        if mentions(values[key], 'kd_mm') or values[key] in parts:
             del values[key]
     # A config from a checkpoint names a temporary file that is gone.
     name = cfg.filename if cfg.filename and osp.isfile(cfg.filename) else None
     return Config(values, filename=name)
 
 
-def _names_kd_mm(value):
-    """Whether something inside ``value`` is built by ``kd_mm``."""
-    if isinstance(value, dict):
-        kind = value.get('type')
-        return (isinstance(kind, str) and kind.startswith('kd_mm.')) or any(
-            _names_kd_mm(item) for item in value.values()
-        )
-    return isinstance(value, list | tuple) and any(_names_kd_mm(v) for v in value)
+def _parts(model):
+    """The teacher, which a config may hold under a name of its own as well."""
+    teacher = model.get('teacher') or {}
+    network = teacher.get('config')
+    inner = network.get('model') if isinstance(network, dict) else None
+    return [part for part in (teacher, network, inner) if isinstance(part, dict)]
+
+
+def _without_constructor(wrapper):
+    """Drop the optimiser of the distiller, which a plain student does not have."""
+    constructor = dict(type=(wrapper or {}).get('constructor'))
+    if is_type(constructor, 'kd_mm.DistillerOptimWrapperConstructor'):
+        del wrapper['constructor']
+        wrapper['paramwise_cfg'].pop('distiller', None)
 
 
 def check_fits(
@@ -193,7 +203,7 @@ def export_student(
         'parameters': sum(p.numel() for p in model.parameters()),
         'dropped': len(state) - len(student),
         'weights': taken,
-        'model': cfg.model.type,
+        'model': type_name(cfg.model),
     }
 
 
@@ -243,13 +253,12 @@ def build_plain(cfg):
     model = cfg.model.copy()
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    scope = cfg.get('default_scope') or 'mmengine'
-    with DefaultScope.overwrite_default_scope(scope):
+    with default_scope(cfg):
         try:
             return MODELS.build(model)
         except (KeyError, TypeError, ImportError) as error:
             raise ConfigError(
-                f'the plain student {cfg.model.get("type")} cannot be built: {error}'
+                f'the plain student {type_name(model)} cannot be built: {error}'
             ) from error
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .files import check_is_file, read_checkpoint
+from .kinds import is_type
 
 
 def load_model_config(config: str | dict) -> tuple[ConfigDict, str | None]:
@@ -38,7 +39,7 @@ def load_model_config(config: str | dict) -> tuple[ConfigDict, str | None]:
     if not model or 'type' not in model:
         raise ConfigError(f'teacher.config {config!r} has no model')
     preprocessor = cfg.get('data_preprocessor')
-    while model.type == 'kd_mm.Distill':
+    while is_type(model, 'kd_mm.Distill'):
         preprocessor = model.get('data_preprocessor', preprocessor)
         model = model.student
     model = ConfigDict(model.copy())

@@ -34,8 +34,9 @@ def check_top_level(cfg):
         ConfigError: Naming the key and what it probably should be.
     """
     absent = sorted(key for key in RUNNER_KEYS if key not in cfg)
+    imported = getattr(cfg, '_imported_names', ())  # classes of a new-style config
     for key in cfg:
-        if key in RUNNER_KEYS:
+        if key in RUNNER_KEYS or key in imported:
             continue
         close = difflib.get_close_matches(key, absent, n=1, cutoff=0.9)
         if close:

@@ -241,6 +241,8 @@ def one_line(error, *, started):
         'unexpected keyword argument' in text or 'required positional arg' in text
     ):
         return f'config: {text}'
+    if isinstance(error, ImportError) and text.startswith('Failed to import'):
+        return f'config: {text}'  # a class that a new-style config names
     return None
 
 

@@ -1,4 +1,4 @@
-"""tools/setup_env.sh on an environment that is there: it looks, mends, or says what to do.
+"""tools/setup_env.sh on an environment that is there: it looks, mends, or says why not.
 
 The environment is a stub: a real virtual environment without pip, empty packages in
 the place of torch and the rest, and a `pip` that does no more than an editable install.
