@@ -1,9 +1,15 @@
 """Figures of SoKD: areas over an image, and the course of a policy."""
 
+from collections.abc import Iterable
+
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
@@ -34,14 +40,15 @@ def areas_figure(view: AreaView) -> np.ndarray:
                 box.set(edgecolor=COLOURS[side], linestyle=style, linewidth=1.5)
                 areas.add_patch(box)
     areas.set_title('areas: student (blue), teacher (orange)', fontsize=10)
+    norm = scale(view.heat.values())  # one for both sides, so that colours compare
     for axis, side in zip(heats, SIDES, strict=True):
-        heat = view.heat[side]
         axis.imshow(view.image)
-        shown = axis.imshow(heat, cmap='magma', alpha=0.65)
+        shown = axis.imshow(view.heat[side], cmap='magma', alpha=0.65, norm=norm)
         axis.set_title(f'heat of the {side}', fontsize=10)
-        figure.colorbar(shown, ax=axis, shrink=0.8, format='%.2g')
+        colour_bar(figure, shown, axis)
     weight.imshow(view.image)
-    shown = weight.imshow(view.weight, cmap='viridis', alpha=0.6)
+    norm = scale([view.weight])
+    shown = weight.imshow(view.weight, cmap='viridis', alpha=0.6, norm=norm)
     for x1, y1, x2, y2 in view.truth:
         box = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False)
         weight.add_patch(box)
@@ -50,11 +57,28 @@ def areas_figure(view: AreaView) -> np.ndarray:
     if len(view.truth):
         title += f' ({view.coverage():.2f} x as much in true boxes)'
     weight.set_title(title, fontsize=10)
-    figure.colorbar(shown, ax=weight, shrink=0.8, format='%.2g')
+    colour_bar(figure, shown, weight)
     for axis in axes:
         axis.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
     figure.suptitle(f'{view.name}, link {view.link}', fontsize=11)
     return as_array(figure)
+
+
+def scale(maps: Iterable[np.ndarray]) -> Normalize:
+    """One scale for several maps, no narrower than what two digits can tell apart.
+
+    A flat map is then one colour with its value in the middle of the bar; on a scale
+    of its own its rounding errors would look like a pattern.
+    """
+    maps = list(maps)
+    low, high = float(min(m.min() for m in maps)), float(max(m.max() for m in maps))
+    missing = max(0.05 * max(abs(low), abs(high), 0.1) - (high - low), 0.0)
+    return Normalize(low - missing / 2, high + missing / 2)
+
+
+def colour_bar(figure: Figure, shown: AxesImage, axis: Axes) -> Colorbar:
+    """A bar whose numbers have the digits that tell them apart."""
+    return figure.colorbar(shown, ax=axis, shrink=0.8, ticks=MaxNLocator(5))
 
 
 def policy_figure(course: dict[str, dict[str, list[float]]], entropy: list[float]):

@@ -5,9 +5,15 @@ import pytest
 import torch
 import toys
 from helpers import blotchy_batches, build, distill_cfg, fitnet, runner, train_steps
+from matplotlib import pyplot as plt
 
 from kd_mm.analysis.areas import AreaView, view_areas
-from kd_mm.analysis.sokd_figures import areas_figure, policy_figure
+from kd_mm.analysis.sokd_figures import (
+    areas_figure,
+    colour_bar,
+    policy_figure,
+    scale,
+)
 from kd_mm.errors import ConfigError
 from kd_mm.hooks.draw_hook import DrawSoKDHook, policy_courses
 
@@ -79,6 +85,34 @@ def test_pictures_have_something_on_them():
     assert policy_figure(course, [3.5, 3.4]).std() > 10
 
 
+@pytest.mark.parametrize('value', [0.0, 0.5, 1.0, 37.0])
+def test_the_bar_of_a_flat_heatmap_has_different_numbers(value):
+    flat = np.full((8, 8), value) + np.random.default_rng(0).random((8, 8)) * 1e-6
+    figure, axis = plt.subplots()
+    norm = scale([flat])
+    assert norm.vmin < value < norm.vmax
+    bar = colour_bar(figure, axis.imshow(flat, norm=norm), axis)
+    figure.canvas.draw()
+    labels = [label.get_text() for label in bar.ax.get_yticklabels()]
+    plt.close(figure)
+    assert len(set(labels)) == len(labels) >= 3
+    assert bar.ax.yaxis.get_offset_text().get_text() == ''
+
+
+def test_both_sides_are_drawn_on_one_scale():
+    """The same heat has the same colour, whatever the other side's is."""
+    norm = scale([np.array([0.2, 0.3]), np.array([0.6, 0.9])])
+    assert (norm.vmin, norm.vmax) == (0.2, 0.9)
+    heats = dict(student=np.full((40, 60), 0.5), teacher=np.full((40, 60), 0.5))
+    heats['teacher'][0, 0] = 1.0
+    one = view(np.ones((40, 60)), np.zeros((0, 4)))
+    one.heat = heats
+    pixels = areas_figure(one)
+    height, width = pixels.shape[:2]
+    left, right = (pixels[height // 2, int(width * x)] for x in (0.33, 0.57))
+    assert np.abs(left.astype(int) - right.astype(int)).max() <= 2
+
+
 def test_a_model_without_dam_has_nothing_to_draw():
     plain = build(distill_cfg(toys.retinanet(), toys.retinanet(), fitnet()))
     with pytest.raises(ConfigError, match='kd_mm.DAM'):
@@ -105,7 +139,7 @@ def test_the_hook_draws_at_the_start_and_after_epochs(tmp_path):
 
 
 def test_the_hook_refuses_senseless_numbers():
-    with pytest.raises(ConfigError, match='images >= 1'):
+    with pytest.raises(ConfigError, match='DrawSoKDHook.images'):
         DrawSoKDHook(images=0)
 
 
