@@ -52,14 +52,13 @@ def parse_args():
 
 def main():
     args = parse_args()
-    with Session(trust=args.trust):
+    with Session(trust=args.trust) as session:
         cfg = cli.read_config(args)
         cli.need(cfg, 'train_dataloader', 'measure')
         if args.images < 2 or args.top_k < 1:
             raise ConfigError('--images must be >= 2 and --top-k >= 1')
         name = osp.splitext(osp.basename(args.config))[0]
-        out = Path(args.out or Path('work_dirs', 'channels', name))
-        out.mkdir(parents=True, exist_ok=True)
+        out = session.folder(args.out or Path('work_dirs', 'channels', name))
         with default_scope(cfg):
             report(cfg, args, out)
 

@@ -77,7 +77,7 @@ def with_teacher(cfg, teacher, *, trust):
 
 def main():
     args = parse_args()
-    with Session(trust=args.trust):
+    with Session(trust=args.trust) as session:
         cfg = cli.read_config(args)
         cli.need(cfg, 'train_dataloader', 'measure')
         if not is_distilled(cfg.get('model')):
@@ -87,8 +87,7 @@ def main():
         if args.images < 16 or args.steps < 1:
             raise ConfigError('--images must be >= 16 and --steps >= 1')
         name = osp.splitext(osp.basename(args.config))[0]
-        out = Path(args.out or Path('work_dirs', 'teachers', name))
-        out.mkdir(parents=True, exist_ok=True)
+        out = session.folder(args.out or Path('work_dirs', 'teachers', name))
         with default_scope(cfg):
             rank(cfg, args, out)
 

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 import urllib.error
+from pathlib import Path
 
 import torch
 from mmengine.hooks import CheckpointHook, Hook
@@ -43,8 +44,8 @@ class Session:
     """Context of a tool's run: a user's mistake becomes one line and exit code 2.
 
     Until the loop starts, missing files, unknown names and wrong arguments in the
-    config are the user's to mend and get one line, and a work dir that this call made
-    is removed again. Whatever else happens keeps its traceback. An interruption
+    config are the user's to mend and get one line. Whatever else happens keeps its
+    traceback. Folders that this call made are removed again. An interruption
     (Ctrl-C, SIGTERM) says which checkpoint can be resumed and exits with 130 or 143.
 
     What MMEngine reads meanwhile is read without running code, see :mod:`.files`, and
@@ -60,7 +61,7 @@ class Session:
         self._stack = contextlib.ExitStack()
         self.work_dir = None
         self.started = False
-        self._existing = None  # the nearest parent of work_dir that was there before
+        self._owned = {}  # folder -> nearest parent and content that were there before
         self._signal = signal.SIGINT
         self._before: dict = {}
         self._saving = False
@@ -89,9 +90,7 @@ class Session:
         from . import cli
 
         self.work_dir = cfg.work_dir
-        self._existing = osp.abspath(cfg.work_dir)
-        while not osp.exists(self._existing):
-            self._existing = osp.dirname(self._existing)
+        self._remember(cfg.work_dir)
         check_writable(cfg.work_dir)
         if trains and _rank(cfg.launcher) == 0:
             self._stack.enter_context(alone(cfg.work_dir))
@@ -107,6 +106,26 @@ class Session:
                 ):
                     setattr(hook, event, self._unbroken(getattr(hook, event)))
         return runner
+
+    def folder(self, path):
+        """Make a folder for results, which goes again if nothing comes into it.
+
+        Args:
+            path (str | Path): The folder; parents are made, too.
+
+        Returns:
+            Path: The same.
+        """
+        self._remember(path)
+        os.makedirs(path, exist_ok=True)
+        return Path(path)
+
+    def _remember(self, path):
+        path = existing = osp.abspath(path)
+        while not osp.lexists(existing):
+            existing = osp.dirname(existing)
+        inside = set(os.listdir(path)) if osp.isdir(path) else set()
+        self._owned[path] = existing, inside
 
     def _unbroken(self, save):
         """``save``, with an interruption put off until it is through.
@@ -134,6 +153,8 @@ class Session:
         if error is None:
             _leave_process_group()
             return
+        if not self.started and _rank() == 0:
+            self._leave_nothing()
         if isinstance(error, KeyboardInterrupt):
             self._say(self._interrupted())
             raise SystemExit(128 + self._signal) from None
@@ -142,8 +163,6 @@ class Session:
             return
         if isinstance(error, NotWrittenError):
             line += f'; {self._resumable()}'
-        if not self.started and _rank() == 0:
-            self._remove_work_dir()
         if _local_rank():
             # torchrun ends the others as soon as one has failed. Rank 0 meets the same
             # mistake and tells; if this process still lives then, it was alone with it.
@@ -165,21 +184,22 @@ class Session:
             sys.stdout.flush()
             print(line, file=sys.stderr, flush=True)
 
-    def _remove_work_dir(self):
-        """Remove a work dir made by this call, if only the failed start is in it."""
-        if self.work_dir is None:
-            return
-        path = osp.abspath(self.work_dir)
-        if path == self._existing or not osp.isdir(path):
-            return
-        for _, _, files in os.walk(path):
-            if any(not name.endswith(('.log', '.json', '.py')) for name in files):
-                return
-        shutil.rmtree(path, ignore_errors=True)
-        parent = osp.dirname(path)
-        while parent != self._existing and osp.isdir(parent) and not os.listdir(parent):
-            os.rmdir(parent)
-            parent = osp.dirname(parent)
+    def _leave_nothing(self):
+        """Remove what this call made, if it holds no more than a failed start."""
+        for path, (existing, inside) in self._owned.items():
+            is_work_dir = self.work_dir and path == osp.abspath(self.work_dir)
+            left = ('.log', '.json', '.py') if is_work_dir else ()
+            made = [path]
+            if path == existing:
+                made = [osp.join(path, name) for name in set(os.listdir(path)) - inside]
+            for folder in made:
+                files = [name for _, _, names in os.walk(folder) for name in names]
+                if osp.isdir(folder) and all(name.endswith(left) for name in files):
+                    shutil.rmtree(folder, ignore_errors=True)
+            parent = osp.dirname(path)
+            while parent != existing and osp.isdir(parent) and not os.listdir(parent):
+                os.rmdir(parent)
+                parent = osp.dirname(parent)
 
     def _interrupted(self):
         how = 'interrupted' if self._signal == signal.SIGINT else 'stopped by SIGTERM'
