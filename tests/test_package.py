@@ -94,6 +94,10 @@ def test_a_wheel_alone_finds_and_builds_a_packaged_config(wheel, tmp_path):
         'from mmengine.registry import MODELS, init_default_scope\n'
         f'assert kd_mm.__file__.startswith({str(site)!r}), kd_mm.__file__\n'
         'from kd_mm.utils.cli import load_config\n'
+        # with its teacher's weights, which lie in the package
+        "name = 'kd_mm::kd/digits/retinanet_r18w24_r18w16_sokd_digits.py'\n"
+        "init_default_scope('mmdet')\n"
+        'MODELS.build(load_config(name).model)\n'
         "cfg = load_config('kd_mm::kd/retinanet_r101_r50_sokd.py')\n"
         'cfg.model.teacher.update(checkpoint=None, allow_random=True)\n'
         'cfg.model.student.backbone.init_cfg = None\n'

@@ -63,7 +63,7 @@ def _read(path: str) -> Config:
 
 
 def find_file(path: str, *, key: str) -> str:
-    """A local file, relative to the current folder or to the project's.
+    """A local file, relative to the current folder, the project's or the package.
 
     Args:
         path (str): The path as it stands in the config.
@@ -72,8 +72,10 @@ def find_file(path: str, *, key: str) -> str:
     Raises:
         ConfigError: If there is no such file.
     """
-    project = Path(__file__).resolve().parents[2]
-    for candidate in (Path(path).expanduser(), project / path):
+    package = Path(__file__).resolve().parents[1]
+    # An installed package carries the configs and their weights in `.mim`.
+    for folder in (Path(), package.parent, package / '.mim'):
+        candidate = folder / Path(path).expanduser()
         if candidate.is_file():
             return str(candidate)
     check_is_file(path, key=key)

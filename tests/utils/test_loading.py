@@ -1,0 +1,26 @@
+"""Where a teacher's files are looked for."""
+
+import pytest
+
+from kd_mm.errors import ConfigError
+from kd_mm.utils import loading
+
+
+def test_the_weights_in_an_installed_package_are_found(tmp_path, monkeypatch):
+    """`configs/...` of a packaged config lies in `.mim` when there is no checkout."""
+    package = tmp_path / 'site-packages' / 'kd_mm'
+    carried = package / '.mim' / 'configs' / 'teacher.pth'
+    carried.parent.mkdir(parents=True)
+    carried.touch()
+    (tmp_path / 'elsewhere').mkdir()
+    monkeypatch.chdir(tmp_path / 'elsewhere')
+    monkeypatch.setattr(loading, '__file__', str(package / 'utils' / 'loading.py'))
+    found = loading.find_file('configs/teacher.pth', key='teacher.checkpoint')
+    assert found == str(carried)
+    with pytest.raises(ConfigError, match='teacher.checkpoint'):
+        loading.find_file('configs/no.pth', key='teacher.checkpoint')
+    (tmp_path / 'elsewhere' / 'configs').mkdir()
+    own = tmp_path / 'elsewhere' / 'configs' / 'teacher.pth'
+    own.touch()  # a file of the user's comes first
+    found = loading.find_file('configs/teacher.pth', key='teacher.checkpoint')
+    assert (tmp_path / 'elsewhere' / found).samefile(own)
