@@ -255,11 +255,17 @@ def build_plain(cfg):
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     with default_scope(cfg):
         try:
-            return MODELS.build(model)
+            built = MODELS.build(model)
         except (KeyError, TypeError, ImportError) as error:
             raise ConfigError(
                 f'the plain student {type_name(model)} cannot be built: {error}'
             ) from error
+    if hasattr(built, 'distiller'):  # a factory of the user's around ours
+        raise ConfigError(
+            f'{type_name(model)} builds a distilled model; give the config of the '
+            'plain student (--config)'
+        )
+    return built
 
 
 def check_strict(model, state, path):

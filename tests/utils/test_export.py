@@ -1,5 +1,6 @@
 """A training checkpoint becomes the plain student's, and nothing else."""
 
+import copy
 import re
 
 import pytest
@@ -207,3 +208,19 @@ def test_half_precision_halves_the_file_and_loads(parts, saved, tmp_path):
         torch.testing.assert_close(
             value, parts[1]['state_dict'][key], rtol=1e-3, atol=1e-4
         )
+
+
+@MODELS.register_module()
+def a_factory_around_ours(**kwargs):
+    return MODELS.build(dict(kwargs, type='kd_mm.Distill'))
+
+
+def test_export_refuses_a_config_that_still_distils(parts, tmp_path):
+    cfg, checkpoint = copy.deepcopy(parts[0]), parts[1]
+    cfg.model.type = 'mmengine.a_factory_around_ours'
+    cfg.dump(tmp_path / 'cfg.py')
+    torch.save(checkpoint, tmp_path / 'a.pth')
+    paths = str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth')
+    with pytest.raises(ConfigError, match='a_factory_around_ours builds a distilled'):
+        export_student(*paths, config=str(tmp_path / 'cfg.py'))
+    assert not (tmp_path / 'b.pth').exists()
