@@ -61,7 +61,7 @@ class Session:
         self._stack = contextlib.ExitStack()
         self.work_dir = None
         self.started = False
-        self._owned = {}  # folder -> nearest parent and content that were there before
+        self._owned = {}  # folder -> its nearest parent that was there before
         self._signal = signal.SIGINT
         self._before: dict = {}
         self._saving = False
@@ -90,10 +90,11 @@ class Session:
         from . import cli
 
         self.work_dir = cfg.work_dir
-        self._remember(cfg.work_dir)
+        owned = _missing(cfg.work_dir)
         check_writable(cfg.work_dir)
         if trains and _rank(cfg.launcher) == 0:
             self._stack.enter_context(alone(cfg.work_dir))
+        self._owned |= owned  # from here on nobody else's
         cli.prepare_launcher(cfg)
         runner = cli.build_runner(cfg)
         runner.register_hook(_Started(self))
@@ -116,16 +117,9 @@ class Session:
         Returns:
             Path: The same.
         """
-        self._remember(path)
+        self._owned |= _missing(path)
         os.makedirs(path, exist_ok=True)
         return Path(path)
-
-    def _remember(self, path):
-        path = existing = osp.abspath(path)
-        while not osp.lexists(existing):
-            existing = osp.dirname(existing)
-        inside = set(os.listdir(path)) if osp.isdir(path) else set()
-        self._owned[path] = existing, inside
 
     def _unbroken(self, save):
         """``save``, with an interruption put off until it is through.
@@ -185,17 +179,14 @@ class Session:
             print(line, file=sys.stderr, flush=True)
 
     def _leave_nothing(self):
-        """Remove what this call made, if it holds no more than a failed start."""
-        for path, (existing, inside) in self._owned.items():
+        """Remove folders that this call made, if only a failed start is in them."""
+        for path, existing in self._owned.items():
             is_work_dir = self.work_dir and path == osp.abspath(self.work_dir)
             left = ('.log', '.json', '.py') if is_work_dir else ()
-            made = [path]
-            if path == existing:
-                made = [osp.join(path, name) for name in set(os.listdir(path)) - inside]
-            for folder in made:
-                files = [name for _, _, names in os.walk(folder) for name in names]
-                if osp.isdir(folder) and all(name.endswith(left) for name in files):
-                    shutil.rmtree(folder, ignore_errors=True)
+            files = [name for _, _, names in os.walk(path) for name in names]
+            if not osp.isdir(path) or not all(name.endswith(left) for name in files):
+                continue
+            shutil.rmtree(path, ignore_errors=True)
             parent = osp.dirname(path)
             while parent != existing and osp.isdir(parent) and not os.listdir(parent):
                 os.rmdir(parent)
@@ -218,6 +209,14 @@ class Session:
             return f'{last} can be resumed: the same command with --resume'
         command = shlex.join([*_without_resume(sys.orig_argv), '--resume'])
         return f'{last} can be resumed: {command}'
+
+
+def _missing(path):
+    """A folder that is not there, and its nearest parent that is; else nothing."""
+    path = existing = osp.abspath(path)
+    while not osp.lexists(existing):
+        existing = osp.dirname(existing)
+    return {} if path == existing else {path: existing}
 
 
 def _leave_process_group():

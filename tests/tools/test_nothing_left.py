@@ -3,7 +3,7 @@
 import pytest
 
 from kd_mm.errors import ConfigError
-from kd_mm.utils import cli
+from kd_mm.utils import cli, session
 from kd_mm.utils.session import Session
 
 REFUSED = [
@@ -38,22 +38,22 @@ def test_a_traceback_before_training_leaves_no_work_dir(toy, run, monkeypatch):
 @pytest.mark.parametrize('error', [ConfigError('a'), RuntimeError('a')])
 def test_what_was_there_before_and_results_stay(tmp_path, error):
     (tmp_path / 'old').mkdir()
-    with pytest.raises((SystemExit, RuntimeError)), Session() as session:
-        session.folder(tmp_path / 'old')
-        session.folder(tmp_path / 'empty' / 'inner')
-        (session.folder(tmp_path / 'full') / 'channels.json').touch()
+    with pytest.raises((SystemExit, RuntimeError)), Session() as one:
+        one.folder(tmp_path / 'old')
+        one.folder(tmp_path / 'empty' / 'inner')
+        (one.folder(tmp_path / 'full') / 'channels.json').touch()
         raise error
     assert sorted(p.name for p in tmp_path.iterdir()) == ['full', 'old']
 
 
-@pytest.mark.parametrize('error', [ConfigError('a'), KeyboardInterrupt()])
-def test_an_older_work_dir_loses_only_what_this_start_made(tmp_path, error):
-    work = tmp_path / 'work'
-    (work / 'earlier').mkdir(parents=True)
-    with pytest.raises(SystemExit), Session() as session:
-        session.work_dir = str(work)
-        session._remember(work)
-        (work / 'now').mkdir()
-        (work / 'now' / 'run.log').touch()
-        raise error
-    assert [p.name for p in work.iterdir()] == ['earlier']
+def test_a_work_dir_that_another_run_has_made_meanwhile_stays(toy, run, monkeypatch):
+    work = toy / 'new' / 'work'
+
+    def taken(folder):
+        work.mkdir(parents=True, exist_ok=True)
+        (work / 'other.log').touch()
+        raise ConfigError('in use')
+
+    monkeypatch.setattr(session, 'alone', taken)
+    assert run('train', toy / 'plain.py', '--work-dir', work)[0] == 2
+    assert (work / 'other.log').exists()
