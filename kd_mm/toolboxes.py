@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.registry import DefaultScope
 
 from .errors import ConfigError
+from .utils.kinds import type_text
 
 TOOLBOXES = {'mmdet': 'MMDetection', 'mmpretrain': 'MMPretrain'}
 
@@ -66,11 +67,11 @@ def check_installed(cfg: Mapping, where: str) -> None:
 
 def _types(cfg: Any, where: str) -> Iterator[tuple[str, str]]:
     """All types with a scope, with the path of their key."""
-    if isinstance(cfg, Mapping):
-        for key, value in cfg.items():
+    if isinstance(cfg, dict):
+        for key, value in dict.items(cfg):  # not importing what it names
             path = f'{where}.{key}' if where else str(key)
-            if key == 'type' and isinstance(value, str) and '.' in value:
-                yield path, value
+            if key == 'type' and '.' in (kind := type_text(cfg)):
+                yield path, kind
             else:
                 yield from _types(value, path)
     elif isinstance(cfg, list | tuple):

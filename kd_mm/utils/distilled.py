@@ -3,13 +3,14 @@
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
 from torch import nn
 
 from ..errors import ConfigError
 from .export import check_fits, is_distilled
 from .files import check_checkpoint
+from .kinds import default_scope
 
 
 def build_distilled(
@@ -43,7 +44,7 @@ def build_distilled(
     model_cfg = cfg.model.copy()
     if cfg.get('data_preprocessor') is not None:
         model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+    with default_scope(cfg):
         model = MODELS.build(model_cfg)
     if student:
         check_fits(model, student, key='--student', trust=trust)

@@ -26,9 +26,18 @@ def spelled(kind: Any) -> str:
     return f'{kind.__module__}.{name}' if name else str(kind)
 
 
+def type_text(cfg: Any) -> str:
+    """A config's type as text, see :func:`spelled`; ``''`` without one.
+
+    Nothing is imported for it.
+    """
+    kind = dict.get(cfg, 'type') if isinstance(cfg, dict) else None
+    return '' if kind is None else spelled(kind)
+
+
 def type_name(cfg: Any) -> str:
     """The bare name of a config's type, e.g. ``'RetinaNet'``; ``''`` without one."""
-    return _text(cfg).rpartition('.')[2]
+    return type_text(cfg).rpartition('.')[2]
 
 
 def is_type(cfg: Any, *names: str) -> bool:
@@ -39,7 +48,7 @@ def is_type(cfg: Any, *names: str) -> bool:
         names (str): ``'kd_mm.Distill'`` is of the package ``kd_mm`` or written without
             any package; a bare name is of any.
     """
-    found, package = type_name(cfg), _text(cfg).partition('.')[0]
+    found, package = type_name(cfg), type_text(cfg).partition('.')[0]
     return bool(found) and any(
         name.rpartition('.')[2] == found
         and package in (found, name.rpartition('.')[0] or package)
@@ -50,7 +59,7 @@ def is_type(cfg: Any, *names: str) -> bool:
 def mentions(cfg: Any, package: str) -> bool:
     """Whether something inside a config is built by a package."""
     if isinstance(cfg, dict):
-        own = _text(cfg).partition('.')[0] == package
+        own = type_text(cfg).partition('.')[0] == package
         return own or any(mentions(value, package) for value in dict.values(cfg))
     return isinstance(cfg, list | tuple) and any(mentions(v, package) for v in cfg)
 
@@ -63,9 +72,3 @@ def default_scope(cfg: Any) -> AbstractContextManager[None]:
             takes 'mmengine'; None, as in new-style configs, leaves the current one.
     """
     return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
-
-
-def _text(cfg: Any) -> str:
-    # `dict.get`: a ConfigDict's own imports what a new-style config names
-    kind = dict.get(cfg, 'type') if isinstance(cfg, dict) else None
-    return '' if kind is None else spelled(kind)
