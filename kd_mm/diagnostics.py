@@ -55,7 +55,8 @@ class GradientShare:
 class HostCopy:
     """A device tensor on its way to the host, to be read a step later.
 
-    The copy does not wait for the device; by the next step it has long arrived.
+    The copy does not wait for the device; by the next step it has long arrived. A
+    backend without pinned memory or events (MPS, some NPUs) waits for a plain copy.
 
     Args:
         tensor (Tensor): Any tensor; detached.
@@ -67,10 +68,15 @@ class HostCopy:
         if tensor.device.type == 'cpu':
             self._host = tensor
             return
-        self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        self._host.copy_(tensor, non_blocking=True)
-        self._event = torch.cuda.Event()
-        self._event.record()
+        try:
+            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._host.copy_(tensor, non_blocking=True)
+            event = torch.Event(tensor.device)
+            event.record()
+        except (RuntimeError, AttributeError, NotImplementedError):
+            self._host = tensor.cpu()
+        else:
+            self._event = event
 
     def read(self) -> Tensor:
         """The values; waits only if the device is that far behind."""
@@ -79,8 +85,8 @@ class HostCopy:
             self._event = None
         return self._host
 
-    def __deepcopy__(self, memo: dict) -> 'HostCopy':
-        return HostCopy(self.read().clone())
+    def __getstate__(self) -> dict:  # for deepcopy and pickle
+        return dict(_host=self.read().clone(), _event=None)
 
 
 class NonFiniteWatch:

@@ -17,6 +17,8 @@ from .link import Link
 from .options import Count, Natural, check_options, checked
 from .registry import MODELS
 from .rehearsal import check_features, refuse_other_inputs, rehearse
+from .sizes import channels
+from .student import check_loss, check_saved, without_distiller
 from .taps import Taps
 from .teacher import Teacher, inherit
 from .toolboxes import check_installed
@@ -60,8 +62,23 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
 
     def init_weights(self) -> None:
         """The student's own initialisation, then what it inherits from the teacher."""
-        super().init_weights()
+        with without_distiller(self):  # init_cfg of a model reaches all its modules
+            super().init_weights()
         inherit(self, self.distiller.teacher.model, self.inherited)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
+    ) -> None:
+        """The student's own hooks, which may rename all keys, do not see ours."""
+        ours = [key for key in state_dict if key.startswith(f'{prefix}distiller.')]
+        aside = {key: state_dict.pop(key) for key in ours}
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        state_dict.update(aside)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple:
+        """The class is made on the fly, so a pickle names the student's."""
+        _, _, *state = super().__reduce_ex__(protocol)
+        return (_revive, (type(self).__bases__[1],), *state)
 
 
 def _merge(losses: dict, added: dict) -> dict:
@@ -74,6 +91,12 @@ def _merge(losses: dict, added: dict) -> dict:
 def distilled_class(student: type) -> type:
     """``Distilled<Student>``: a subclass, so that ``isinstance`` still holds."""
     return type(f'Distilled{student.__name__}', (DistilledMixin, student), {})
+
+
+def _revive(student: type) -> nn.Module:
+    """An empty instance for ``pickle`` and ``copy`` to fill."""
+    kind = distilled_class(student)
+    return kind.__new__(kind)
 
 
 @MODELS.register_module()
@@ -163,6 +186,7 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
     model.__class__ = distilled_class(type(model))  # type: ignore[arg-type]
     model.distiller = distiller
     model.inherited = tuple(inherit)
+    check_saved(model)
     MMLogger.get_current_instance().info(
         f'kd_mm: teacher {distiller.teacher.describe()}; links '
         + ', '.join(
@@ -196,6 +220,8 @@ def _build_distiller(
     guide.connect(student, taps['teacher'])
     size = (trial_size[0], trial_size[1]) if trial_size else None
     seen = rehearse(student, guide, taps['student'], size=size)
+    inputs = torch.zeros(len(seen.samples), channels(student)[0], *seen.size)
+    check_loss(student, inputs, seen.samples)
     distiller = Distiller(
         teacher=guide,
         links=built,

@@ -20,7 +20,8 @@ class Distiller(nn.Module):
     """The teacher and the named links.
 
     The teacher is not a submodule: it is in no state dict, optimiser, EMA copy or DDP
-    bucket, yet follows every ``.to()``. A copy of the distiller shares it.
+    bucket, yet follows every ``.to()``. A copy of the distiller shares it, and does not
+    take it along when it is moved or cast.
 
     Args:
         teacher (Teacher): The frozen network.
@@ -41,6 +42,7 @@ class Distiller(nn.Module):
     ) -> None:
         super().__init__()
         self.teacher = teacher
+        teacher.belongs_to(self)
         self.links = nn.ModuleDict(links)
         self.taps = taps
         self.share_interval = share_interval
@@ -51,7 +53,8 @@ class Distiller(nn.Module):
 
     def _apply(self, fn: Callable, recurse: bool = True) -> 'Distiller':
         super()._apply(fn, recurse)
-        self.teacher.apply_to_tensors(fn)
+        if self.teacher.belongs_to(self):
+            self.teacher.apply_to_tensors(fn)
         return self
 
     def factors(self) -> dict[str, float]:
@@ -150,19 +153,6 @@ class Distiller(nn.Module):
                     f'links.{link.name}: the output of {spec!r} is changed in place '
                     'later in the forward pass; tap the module that changes it'
                 )
-
-    def load_status(self, keys: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Compare the distiller's state with keys of a checkpoint.
-
-        Args:
-            keys (Sequence[str]): Keys of the checkpoint, with ``distiller.``.
-
-        Returns:
-            tuple[list[str], list[str]]: What is missing, and what is not ours.
-        """
-        own = {f'distiller.{key}' for key in self.state_dict()}
-        theirs = {key for key in keys if key.startswith('distiller.')}
-        return sorted(own - theirs), sorted(theirs - own)
 
 
 def _plain_student_is_complete(module: Distiller, incompatible) -> None:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from .errors import ConfigError
 from .registry import OPTIM_WRAPPER_CONSTRUCTORS
+from .student import without_distiller
 
 
 class OptimizerPair(Optimizer):
@@ -89,11 +90,8 @@ class DistillerOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 'optim_wrapper.paramwise_cfg.distiller: no link of the model has '
                 'parameters to train'
             )
-        del inner.distiller  # for a moment: the rest is the student
-        try:
+        with without_distiller(inner):
             wrapper = super().__call__(model)
-        finally:
-            inner.distiller = distiller
         second = OPTIMIZERS.build(dict(self.distiller_cfg, params=trained))
         wrapper.optimizer = OptimizerPair(wrapper.optimizer, second)
         return wrapper

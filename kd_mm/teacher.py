@@ -1,6 +1,7 @@
 """The frozen teacher: built, checked, fed with the student's batch, stopped early."""
 
 import functools
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
@@ -84,6 +85,18 @@ class Teacher:
         self.bridge: InputBridge  # both are known after connect()
         self.taps: Taps
         self._unused: list[nn.Module] = []
+        self._owner: Callable[[], nn.Module | None] | None = None
+
+    def belongs_to(self, model: nn.Module) -> bool:
+        """Whether ``model`` moves this teacher: the first that asks, while it lives.
+
+        Copies of a student (an average, a deep copy) share its teacher; being moved or
+        cast they must not pull it away from the one that trains.
+        """
+        owner = self._owner() if self._owner is not None else None
+        if owner is None:
+            owner, self._owner = model, weakref.ref(model)
+        return owner is model
 
     def connect(self, student: nn.Module, taps: Taps) -> None:
         """Say whose batches come and what is read.
@@ -160,6 +173,9 @@ class Teacher:
     def __deepcopy__(self, memo: dict) -> 'Teacher':
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | dict(_owner=None)
+
     @torch.no_grad()
     def __call__(
         self, inputs: Tensor, samples: Sequence[Any], specs: Sequence[str]
@@ -171,6 +187,9 @@ class Teacher:
             samples (Sequence): Its data samples.
             specs (Sequence[str]): The taps wanted now.
         """
+        device = inputs.device
+        if device != self.bridge.scale.device:  # a copy trains elsewhere
+            self.apply_to_tensors(lambda tensor: tensor.to(device))
         own = self.bridge(inputs, samples)
         samples = self._own_samples(inputs, own, samples)
         if self.channels_last:
@@ -213,6 +232,19 @@ class Teacher:
         return f'{type(self.model).__name__}, {millions:.2f} M parameters'
 
 
+class _Compiled:
+    """A compiled ``forward``; a pickle holds the plain one and compiles it again."""
+
+    def __init__(self, forward: Callable) -> None:
+        self.forward, self.run = forward, torch.compile(forward)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs)
+
+    def __reduce__(self) -> tuple:
+        return _Compiled, (self.forward,)
+
+
 def _compile(module: nn.Module, name: str, taps: set[str]) -> None:
     """Compile the largest submodules that hide no tap.
 
@@ -222,7 +254,7 @@ def _compile(module: nn.Module, name: str, taps: set[str]) -> None:
     hides_tap = any(path.startswith(f'{name}.') if name else True for path in taps)
     plain_container = isinstance(module, (nn.ModuleList, nn.ModuleDict))
     if not hides_tap and not plain_container:
-        module.forward = torch.compile(module.forward)
+        module.forward = _Compiled(module.forward)
         return
     for child_name, child in module.named_children():
         if child_name != 'data_preprocessor':

@@ -13,10 +13,11 @@ from ..errors import ConfigError
 from ..registry import HOOKS
 from ..sizes import data_of_run
 from ..teacher import Teacher
+from .restore_hook import RestoreHook
 
 
 def attach_to_runners() -> None:
-    """Let every Runner whose model is distilled have a :class:`DistillHook`.
+    """Give every Runner whose model is distilled the hooks it needs.
 
     A model cannot ask for a hook in MMEngine, and one more line in every user's config
     is easily forgotten. The Runner builds its model before its hooks, so this wraps
@@ -30,9 +31,11 @@ def attach_to_runners() -> None:
     @functools.wraps(original)
     def register_hooks(self, default_hooks=None, custom_hooks=None):
         original(self, default_hooks, custom_hooks)
-        present = any(isinstance(hook, DistillHook) for hook in self.hooks)
-        if _distiller(self) is not None and not present:
-            self.register_hook(DistillHook())
+        if _distiller(self) is None:
+            return
+        for kind in (DistillHook, RestoreHook):
+            if not any(isinstance(hook, kind) for hook in self.hooks):
+                self.register_hook(kind())
 
     Runner.register_hooks = register_hooks
     build = Runner.build_model
@@ -55,7 +58,7 @@ def _distiller(runner: Runner):
 
 @HOOKS.register_module()
 class DistillHook(Hook):
-    """Checks a resumed checkpoint, evaluates the teacher, and serves the stages.
+    """Evaluates the teacher, and serves the stages.
 
     Present in every run of a distilled model without being asked for.
     """
@@ -65,23 +68,6 @@ class DistillHook(Hook):
     def _stages(self, runner: Runner) -> Iterator:
         for link in _distiller(runner).links.values():
             yield from link.stages
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """A resumed run must find all of the distiller, and nothing else."""
-        keys = [k.removeprefix('module.') for k in checkpoint['state_dict']]
-        missing, foreign = _distiller(runner).load_status(keys)
-        if not runner._resume or not (missing or foreign):
-            return
-        what = [f'lacks {len(missing)} tensors ({missing[0]}, ...)'] if missing else []
-        what += (
-            [f'has {len(foreign)} unknown ones ({foreign[0]}, ...)'] if foreign else []
-        )
-        raise ConfigError(
-            'cannot resume: the distiller in the checkpoint '
-            + ' and '.join(what)
-            + '; it was trained with other links. Use load_from to start anew from its '
-            'student'
-        )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Weights that are lost replace no good checkpoint."""

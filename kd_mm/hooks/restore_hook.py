@@ -1,0 +1,166 @@
+"""What a checkpoint gives back: all of it to a resumed run, or a refusal."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmengine.hooks import EMAHook, Hook
+from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..utils.states import WRAPPERS, compare, equal, some
+
+DISTILLER = 'distiller.'
+
+
+class RestoreHook(Hook):
+    """Compares a distilled model with the checkpoint that it is resumed from.
+
+    MMEngine loads non-strictly: what is missing, has another shape or another name
+    keeps its random start, with a warning at most. So names and shapes are compared
+    before anything is loaded, and afterwards the values that arrived: of the student,
+    the distiller, and the average if the run keeps one. ``load_from`` starts anew: of
+    a distiller only what fits is taken.
+
+    Present in every run of a distilled model without being asked for.
+    """
+
+    priority = 'ABOVE_NORMAL'  # before EMAHook takes its part of the checkpoint
+
+    def __init__(self) -> None:
+        self._expected: dict | None = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """The file has been read; nothing is loaded yet."""
+        if not isinstance(checkpoint, dict):
+            raise ConfigError(
+                f'load_from: the file holds a {type(checkpoint).__name__}, not '
+                'weights; write them with torch.save(model.state_dict(), path)'
+            )
+        if 'state_dict' not in checkpoint:
+            self._unfold(checkpoint, resume=runner._resume)
+        if not runner._resume:
+            self._leave_out(runner, checkpoint)
+            return
+        if 'ema_state_dict' in checkpoint and not any(_averages(runner)):
+            raise ConfigError(
+                'cannot resume: the run kept an average of its weights and this one '
+                'has no EMAHook, so it would go on from the average; add the hook, or '
+                'start anew with load_from'
+            )
+        for where, module, state in _sides(runner, checkpoint):
+            _check_names(where, module, state)
+        self._expected = checkpoint
+
+    def before_train(self, runner: Runner) -> None:
+        """Everything is loaded; not a step is done yet."""
+        checkpoint, self._expected = self._expected, None
+        if checkpoint is None:
+            return
+        for where, module, state in _sides(runner, checkpoint):
+            state = {WRAPPERS.sub('', k): v for k, v in state.items()}
+            lost = [
+                name
+                for name, value in _own(module).items()
+                if isinstance(value, Tensor)
+                # an extra state of another size: who owns it tells why
+                and value.shape == state[name].shape
+                and not equal(value, state[name])
+            ]
+            if lost:
+                raise ConfigError(
+                    f'cannot resume: {where}{len(lost)} tensors are in the checkpoint '
+                    f'but did not arrive ({some(lost)}): something that loads them '
+                    f'({type(module).__name__}, a hook) renames or changes them'
+                )
+
+    @staticmethod
+    def _unfold(checkpoint: dict, *, resume: bool) -> None:
+        """Make the checkpoint of a run out of a bare state dict, in place."""
+        if resume:
+            raise ConfigError(
+                'cannot resume: the file holds weights only, no optimiser and no place '
+                'in training; start anew with load_from'
+            )
+        state = checkpoint.copy()
+        if hasattr(checkpoint, '_metadata'):  # versions of modules, for their hooks
+            state = type(checkpoint)(state)
+            state._metadata = checkpoint._metadata
+        checkpoint.clear()
+        checkpoint['state_dict'] = state
+
+    @staticmethod
+    def _leave_out(runner: Runner, checkpoint: dict) -> None:
+        """Take another distiller out of a checkpoint: its tensors fit nothing."""
+        own = _own(_model(runner))
+        for key in ('state_dict', 'ema_state_dict'):
+            state = checkpoint.get(key) or {}
+            plain = {WRAPPERS.sub('', name): name for name in state}
+            ours = {name: state[plain[name]] for name in plain if _is_ours(name)}
+            fitting = {name: v for name, v in own.items() if name in ours}
+            _, foreign, shapes = compare(fitting, ours)
+            left = [*foreign, *shapes]
+            for name in left:
+                del state[plain[name]]
+            if left and key == 'state_dict':
+                MMLogger.get_current_instance().info(
+                    f'load_from: {len(left)} tensors of another distiller are left '
+                    f'out ({some(left)})'
+                )
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(DISTILLER)
+
+
+def _model(runner: Runner) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def _own(module: nn.Module) -> dict[str, Any]:
+    return {WRAPPERS.sub('', name): v for name, v in module.state_dict().items()}
+
+
+def _averages(runner: Runner) -> Iterator[nn.Module]:
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook):
+            yield hook.ema_model
+
+
+def _sides(
+    runner: Runner, checkpoint: dict
+) -> Iterator[tuple[str, nn.Module, Mapping[str, Any]]]:
+    yield '', _model(runner), checkpoint['state_dict']
+    if 'ema_state_dict' in checkpoint:
+        for average in _averages(runner):
+            yield 'the average: ', average, checkpoint['ema_state_dict']
+
+
+def _check_names(where: str, module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Names and shapes, for the student and for the distiller.
+
+    Raises:
+        ConfigError: Naming what is missing, what is not known, and both shapes.
+    """
+    theirs = {WRAPPERS.sub('', name): value for name, value in state.items()}
+    found = compare(_own(module), theirs)
+    what = []
+    for part, ours in (('distiller', True), ('student', False)):
+        missing, foreign, shapes = (
+            [name for name in names if _is_ours(name) is ours] for names in found
+        )
+        # an extra state is judged by the stage that reads it
+        texts = [found[2][n] for n in shapes if not n.endswith('._extra_state')]
+        says = [f'lacks {len(missing)} tensors ({some(missing)})'] * bool(missing)
+        says += [f'has {len(foreign)} unknown ones ({some(foreign)})'] * bool(foreign)
+        says += [f'has {len(texts)} of other shapes ({some(texts)})'] * bool(texts)
+        if says:
+            what.append(f'the {part} in the checkpoint {" and ".join(says)}')
+    if what:
+        raise ConfigError(
+            f'cannot resume: {where}{"; ".join(what)}; it was trained with other '
+            'links, or another student or teacher. Use load_from to start anew from '
+            'its student'
+        )

@@ -1,0 +1,85 @@
+"""State dicts: what a checkpoint file holds, and what of it a model has."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+
+KEYS = ('state_dict', 'model', 'net')  # MMEngine, timm and DeiT, CRD and others
+WRAPPERS = re.compile(r'^(?:module\.|_orig_mod\.)+')  # DDP and torch.compile
+
+
+def state_of(content: Any, *, where: str) -> dict[str, Any]:
+    """The state dict in what a checkpoint file holds.
+
+    Args:
+        content (Any): A checkpoint of a run, weights under ``model`` or ``net``, a
+            bare state dict, or a whole model.
+        where (str): The config key and the file, for the message.
+
+    Returns:
+        dict[str, Any]: By name, without the prefixes of DDP and ``torch.compile``.
+
+    Raises:
+        ConfigError: If there are no tensors in it.
+    """
+    state = content
+    for key in KEYS:
+        inner = content.get(key) if isinstance(content, Mapping) else None
+        if isinstance(inner, Mapping | nn.Module):
+            state = inner
+            break
+    if isinstance(state, nn.Module):
+        state = state.state_dict()
+    if not isinstance(state, Mapping) or not any(
+        isinstance(value, Tensor) for value in state.values()
+    ):
+        raise ConfigError(f'{where} holds no weights but {_describe(content)}')
+    return {WRAPPERS.sub('', str(name)): value for name, value in state.items()}
+
+
+def _describe(content: Any) -> str:
+    if isinstance(content, Mapping):
+        return f'a dict of {sorted(map(str, content))[:5]}'
+    return f'a {type(content).__name__}'
+
+
+def compare(
+    own: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> tuple[list[str], list[str], dict[str, str]]:
+    """Compare the state of a model with that in a file.
+
+    Args:
+        own (Mapping[str, Any]): The model's.
+        theirs (Mapping[str, Any]): The file's.
+
+    Returns:
+        tuple[list[str], list[str], dict[str, str]]: Names that the file lacks, names
+        that the model lacks, and for what has another shape a text: ``'name (24,) for
+        (32,)'``.
+    """
+    missing = [name for name in own if name not in theirs]
+    foreign = [name for name in theirs if name not in own]
+    shapes = {
+        name: f'{name} {tuple(theirs[name].shape)} for {tuple(value.shape)}'
+        for name, value in own.items()
+        if isinstance(value, Tensor)
+        and isinstance(theirs.get(name), Tensor)
+        and theirs[name].shape != value.shape
+    }
+    return missing, foreign, shapes
+
+
+def some(names: Iterable[str], count: int = 3) -> str:
+    """The first few of ``names``, as text."""
+    names = list(names)
+    return ', '.join(names[:count]) + (', ...' if len(names) > count else '')
+
+
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape hold the same values; NaN equals NaN."""
+    other = other.to(one)
+    return bool(((one == other) | ((one != one) & (other != other))).all())
