@@ -33,11 +33,12 @@ def write_whole(content: bytes | memoryview, path: str) -> None:
             file.flush()
             os.fsync(file.fileno())  # or a power cut may keep the name and no content
         os.replace(part, path)
-    except OSError as error:
-        raise NotWrittenError(_not_written(path, len(content), error)) from error
-    finally:
+    except BaseException as error:  # an interruption, too
         with contextlib.suppress(OSError):
             os.unlink(part)
+        if isinstance(error, OSError):
+            raise NotWrittenError(_not_written(path, len(content), error)) from error
+        raise
 
 
 def _not_written(path: str, size: int, error: OSError) -> str:
