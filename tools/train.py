@@ -51,9 +51,10 @@ def main():
         if args.resume:
             cfg.resume = True
             cfg.load_from = None if args.resume == 'auto' else args.resume
-        session.keys[cfg.get('load_from')] = 'load_from'
         if not cfg.get('strategy'):  # sharded checkpoints are folders: MMEngine's
             start(cfg, trust=args.trust)
+        key = '--resume: checkpoint' if cfg.get('resume') else 'load_from'
+        session.keys[cfg.get('load_from')] = key
         session.build(cfg, trains=True).train()
 
 

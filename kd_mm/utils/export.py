@@ -1,5 +1,6 @@
 """From a training checkpoint to a file that holds the student and nothing else."""
 
+import contextlib
 import io
 import os.path as osp
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..version import __version__
+from .config_text import read_config_text, registered_types_only
 from .files import check_is_file, read_checkpoint
 from .kinds import default_scope, is_type, mentions, type_name
 from .overrides import RUNNER_KEYS
@@ -147,11 +149,13 @@ def export_student(
             same and insists on an average; ``'raw'`` takes the weights that the
             optimizer worked on. Defaults to 'saved'.
         config (str, optional): Config of the run or of the plain student. Defaults
-            to the one in the checkpoint.
+            to the one in the checkpoint, which is read as data: it may name types of
+            the toolboxes only.
         half (bool): Store floating-point tensors in half precision; they load into
             the fp32 model as they are. Defaults to False.
         force (bool): Replace an existing ``out``. Defaults to False.
-        trust (bool): Whether the checkpoint may run code. Defaults to False.
+        trust (bool): Whether the checkpoint, and the config in it, may run code.
+            Defaults to False.
 
     Returns:
         dict: ``size_before`` and ``size_after`` in bytes, ``tensors`` and
@@ -185,8 +189,11 @@ def export_student(
     state, taken = _pick(checkpoint, weights, path)
     student = {k: v for k, v in state.items() if not k.startswith(DISTILLER)}
     meta = checkpoint.get('meta') or {}
-    cfg = plain_student(_read_config(meta, config, path))
-    model = build_plain(cfg)
+    cfg = plain_student(_read_config(meta, config, path, trust))
+    # a config inside a file is the file's, not the user's
+    foreign = config is None and not trust
+    with registered_types_only() if foreign else contextlib.nullcontext():
+        model = build_plain(cfg)
     check_strict(model, student, path)
     if half:
         student = {
@@ -234,7 +241,7 @@ def _pick(checkpoint, weights, path):
     return {**checkpoint['state_dict'], **raw}, 'raw'
 
 
-def _read_config(meta, config, path):
+def _read_config(meta, config, path, trust):
     if config is not None:
         from .cli import load_config
 
@@ -242,10 +249,13 @@ def _read_config(meta, config, path):
     text = meta.get('cfg')
     if not text:
         raise ConfigError(f'{path} has no config inside; give --config')
+    where = f'the config in {path}'
+    if isinstance(text, str) and not trust:
+        return read_config_text(text, where=where)
     try:
         return Config.fromstring(text, '.py') if isinstance(text, str) else Config(text)
     except Exception as error:
-        raise ConfigError(f'the config in {path} cannot be read: {error}') from error
+        raise ConfigError(f'{where} cannot be read: {error}') from error
 
 
 def build_plain(cfg):

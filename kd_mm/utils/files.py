@@ -132,13 +132,17 @@ def through_mmengine(*, trust: bool, keys: Mapping[str, str]) -> Iterator[None]:
     before = CheckpointLoader.load_checkpoint
 
     def load_checkpoint(filename, map_location=None, logger='current'):
-        return read_checkpoint(
+        content = read_checkpoint(
             str(filename),
             key=keys.get(str(filename), 'checkpoint'),
             trust=trust,
             map_location=map_location,
             logger=logger,
         )
+        meta = content.get('meta')
+        if isinstance(meta, dict) and not trust:
+            meta.pop('config', None)  # old files: `Runner.resume` would run its text
+        return content
 
     CheckpointLoader.load_checkpoint = staticmethod(load_checkpoint)
     try:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import logging
 import os
 import os.path as osp
 import shlex
@@ -70,6 +71,8 @@ class Session:
     def __enter__(self):
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._on_signal)
+        self._raises = logging.raiseExceptions
+        logging.raiseExceptions = False  # a full disk is said once, not per line
         self._stack.enter_context(through_mmengine(trust=self._trust, keys=self.keys))
         return self
 
@@ -144,6 +147,7 @@ class Session:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._stack.close()
+        logging.raiseExceptions = self._raises
         if error is None:
             _leave_process_group()
             return
@@ -246,7 +250,8 @@ def one_line(error, *, started):
     if isinstance(error, ConfigError):
         return text
     if isinstance(error, OSError) and error.errno in FULL:
-        return f'{error.filename or "a file"} could not be written: {error.strerror}'
+        name = error.filename or 'a file of the run'
+        return f'{name} could not be written: {error.strerror}'
     if started:
         return None
     if isinstance(error, KeyError) and 'is not in the' in text:

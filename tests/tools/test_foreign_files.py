@@ -1,6 +1,9 @@
 """Every tool reads foreign files by the one function that runs nothing in them."""
 
+import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -115,9 +118,57 @@ def test_trust_reads_what_is_refused(toy, call, place):
 
 def test_a_teacher_that_is_the_students_own_start_is_refused(toy, call):
     like_the_student(toy / 'distilled.py')
-    same = f'load_from={toy / "good.pth"}'
-    code, lines = call('teacher', toy / 'good.pth', same)
+    same = ('--cfg-options', f'load_from={toy / "good.pth"}')
+    code, lines = call('teacher', toy / 'good.pth', *same)
     assert code == 2 and 'student and teacher have the same weights' in lines[0]
     assert not (toy / 'work').exists()
     meant = 'model.teacher.allow_same=True'
-    assert call('teacher', toy / 'good.pth', same, meant) == (0, [])
+    assert call('teacher', toy / 'good.pth', *same, meant) == (0, [])
+
+
+def test_resume_does_not_run_the_config_in_a_checkpoint(toy, run):
+    """MMEngine reads the number of GPUs from `meta.config` by executing it."""
+    marker, work = toy / 'ran', toy / 'work'
+    options = ('--work-dir', work, '--resume', '--cfg-options')
+    assert run('train', toy / 'plain.py', *options[:2]) == (0, [])
+    content = torch.load(work / 'epoch_1.pth', weights_only=False)
+    content['meta']['config'] = f"import os\nos.mkdir('{marker}')\n"
+    torch.save(content, work / 'epoch_1.pth')
+    more = 'train_cfg.max_epochs=2'
+    assert run('train', toy / 'plain.py', *options, more) == (0, [])
+    assert (work / 'epoch_2.pth').exists() and not marker.exists()
+
+
+def test_a_second_run_in_a_work_dir_is_told_and_leaves_it_alone(toy, run):
+    work = toy / 'work'
+    hold = 'import sys, time; from kd_mm.utils.work_dir import alone\n'
+    hold += 'with alone(sys.argv[1]): print(flush=True); time.sleep(60)'
+    work.mkdir()
+    command = [sys.executable, '-W', 'ignore', '-c', hold, str(work)]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE)
+    first.stdout.readline()
+    before = sorted(os.listdir(work))
+    code, lines = run('train', toy / 'plain.py', '--work-dir', work)
+    assert code == 2 and f'is in use: process {first.pid} on ' in lines[0]
+    assert sorted(os.listdir(work)) == before
+    first.kill()
+    first.communicate()
+    assert run('train', toy / 'plain.py', '--work-dir', work) == (0, [])
+
+
+def test_a_work_dir_that_cannot_be_written_is_one_line(toy, run):
+    code, lines = run('train', toy / 'plain.py', '--work-dir', '/sys/kd_mm/work')
+    assert code == 2 and 'work dir /sys/kd_mm/work cannot be written' in lines[0]
+
+
+def test_resume_names_a_truncated_file_and_offers_a_whole_one(toy, run):
+    work = toy / 'work'
+    more = ('--cfg-options', 'train_cfg.max_epochs=2')
+    assert run('train', toy / 'plain.py', '--work-dir', work, *more) == (0, [])
+    os.truncate(work / 'epoch_2.pth', 10_000)
+    options = ('--work-dir', work, '--resume')
+    code, lines = run('train', toy / 'plain.py', *options)
+    older = work / 'epoch_1.pth'
+    assert code == 2 and f'{work / "epoch_2.pth"} is truncated' in lines[0]
+    assert lines[0].endswith(f'{older} is whole: --resume {older}')
+    assert run('train', toy / 'plain.py', *options, older, *more) == (0, [])
