@@ -29,7 +29,7 @@ GRACE = 30  # seconds that other ranks leave rank 0 to tell what is wrong
 class _Started(Hook):
     """Tells the session that everything is built and the loop begins."""
 
-    priority = 'VERY_HIGH'
+    priority = 'LOWEST'  # other hooks may refuse before the first step
 
     def __init__(self, session):
         self.session = session
