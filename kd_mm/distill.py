@@ -15,11 +15,13 @@ from .errors import ConfigError, nearest, within
 from .hooks.distill_hook import attach_to_runners
 from .link import Link
 from .options import Count, Natural, check_options, checked
+from .outputs import outputs_of, with_positions
+from .pair import VECTOR, LayoutError, layout
 from .registry import MODELS
 from .rehearsal import check_features, refuse_other_inputs, rehearse
 from .sizes import channels
 from .student import check_loss, check_saved, without_distiller
-from .taps import Taps
+from .taps import Tap, Taps
 from .teacher import Teacher, inherit
 from .toolboxes import check_installed
 from .utils.kinds import is_type
@@ -219,7 +221,8 @@ def _build_distiller(
 
     guide.connect(student, taps['teacher'])
     size = (trial_size[0], trial_size[1]) if trial_size else None
-    seen = rehearse(student, guide, taps['student'], size=size)
+    with outputs_of(student) as outputs, outputs_of(guide.model) as outputs_teacher:
+        seen = rehearse(student, guide, taps['student'], size=size)
     inputs = torch.zeros(len(seen.samples), channels(student)[0], *seen.size)
     check_loss(student, inputs, seen.samples)
     distiller = Distiller(
@@ -235,8 +238,27 @@ def _build_distiller(
             pair = distiller.pair(
                 link, seen.student, seen.teacher, seen.samples, seen.size
             )
-            link.setup(pair)
+            tapped = dict(student=pair.student[:], teacher=pair.teacher[:])
+            try:
+                link.setup(pair)
+            except LayoutError as error:
+                more = _instead(link, tapped, outputs, outputs_teacher)
+                raise ConfigError(f'{error}{more}') from error
     return distiller
+
+
+def _instead(
+    link: Link, tapped: dict[str, list[Tensor]], student: dict, teacher: dict
+) -> str:
+    """What else could be tapped where one side gives vectors and is asked for more."""
+    text = ''
+    for side, seen in (('student', student), ('teacher', teacher)):
+        if all(layout(feature) != VECTOR for feature in tapped[side]):
+            continue
+        for spec in link.specs[side]:
+            found = with_positions(seen, Tap.parse(spec).path, len(tapped[side][0]))
+            text += f'; {side}: {found}' if found else ''
+    return text
 
 
 def _check_student(student: dict) -> None:

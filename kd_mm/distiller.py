@@ -127,6 +127,7 @@ class Distiller(nn.Module):
             teacher=link.features('teacher', self.taps['teacher'], teacher),
             samples=samples,
             image_size=image_size,
+            padded_size=teacher.image_size,
         )
         if len(pair.student) != len(pair.teacher):
             raise ConfigError(

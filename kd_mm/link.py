@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .criteria.base import Criterion
 from .errors import ConfigError, nearest, within
 from .options import Natural, Rule, check_options
-from .pair import FeaturePair
+from .pair import FeaturePair, LayoutError
 from .registry import MODELS as OURS
 from .schedule import Progress, Schedule
 from .taps import Recording, Taps
@@ -135,7 +135,8 @@ class Link(nn.Module):
                 stage.setup(pair)
                 pair = stage(pair)
             except (RuntimeError, ValueError) as error:
-                raise ConfigError(
+                kind = LayoutError if isinstance(error, LayoutError) else ConfigError
+                raise kind(
                     f'stages[{position}] {type(stage).__name__}: {error} ({shapes})'
                 ) from error
         try:
@@ -144,7 +145,8 @@ class Link(nn.Module):
                 stage.finish(pair, self.criterion)
             self.criterion(pair)
         except (RuntimeError, ValueError) as error:
-            raise ConfigError(f'criterion: {error} ({pair.shapes()})') from error
+            kind = LayoutError if isinstance(error, LayoutError) else ConfigError
+            raise kind(f'criterion: {error} ({pair.shapes()})') from error
         for stage in self.stages:
             stage.check(self)
         self.train()

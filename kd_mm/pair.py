@@ -6,6 +6,31 @@ from typing import Any
 
 from torch import Tensor
 
+from .errors import ConfigError
+
+# The forms a feature comes in, told apart by the number of axes. Everything that asks
+# where channels or positions are asks here.
+MAP, TOKENS, VECTOR = 'maps (N, C, H, W)', 'tokens (N, L, C)', 'vectors (N, C)'
+LAYOUTS = (MAP, TOKENS, VECTOR)
+_BY_AXES = {4: MAP, 3: TOKENS, 2: VECTOR}
+
+
+class LayoutError(ConfigError):
+    """A feature of a form that a stage or criterion cannot work on."""
+
+
+def layout(feature: Tensor) -> str:
+    """Which of :data:`LAYOUTS` a feature is.
+
+    Raises:
+        LayoutError: If it is none of them.
+    """
+    if feature.ndim not in _BY_AXES:
+        raise LayoutError(
+            f'a link compares {", ".join(LAYOUTS)}, not {tuple(feature.shape)}'
+        )
+    return _BY_AXES[feature.ndim]
+
 
 def channel_dim(feature: Tensor) -> int:
     """Where the channels are: last in ``(N, L, C)`` tokens, second otherwise."""
@@ -15,6 +40,59 @@ def channel_dim(feature: Tensor) -> int:
 def channels(feature: Tensor) -> int:
     """Number of channels."""
     return feature.shape[channel_dim(feature)]
+
+
+def positions(feature: Tensor) -> tuple[int, ...]:
+    """``(H, W)`` of a map, ``(L,)`` of tokens, ``()`` of a vector."""
+    return tuple(feature.shape[1:2] if feature.ndim == 3 else feature.shape[2:])
+
+
+def channels_first(feature: Tensor) -> Tensor:
+    """``(N, C, ...)`` with the positions behind, as all formulas want it; a view."""
+    return feature.transpose(1, 2) if feature.ndim == 3 else feature
+
+
+def as_map(feature: Tensor) -> Tensor:
+    """``(N, C, H, W)``, for layers that know nothing else; a view.
+
+    Tokens become ``(N, C, L, 1)`` and a vector ``(N, C, 1, 1)``: their positions are
+    no neighbours, so only what works position by position may use it.
+    """
+    feature = channels_first(feature)
+    return feature.reshape(*feature.shape, *[1] * (4 - feature.ndim))
+
+
+def as_before(feature: Tensor, like: Tensor) -> Tensor:
+    """The inverse of :func:`as_map`: the form of ``like``, other channels allowed."""
+    if like.ndim == 3:
+        return feature.squeeze(3).transpose(1, 2)
+    return feature.flatten(1) if like.ndim == 2 else feature
+
+
+def remedy(student: Tensor, teacher: Tensor, *, widths: bool = True) -> str:
+    """What brings two features to one shape, for the end of a message.
+
+    Args:
+        student (Tensor): In any layout.
+        teacher (Tensor): In any layout.
+        widths (bool): Whether the numbers of channels matter. Defaults to True.
+    """
+    forms = {layout(student), layout(teacher)}
+    if forms == {MAP, TOKENS}:
+        return (
+            'add dict(type="kd_mm.TokensToMap") to the stages: it makes maps of tokens'
+        )
+    if len(forms) > 1:
+        side = 'student' if layout(student) == VECTOR else 'teacher'
+        return f'the {side} is pooled: tap it before the pooling, or pool both'
+    if widths and channels(student) != channels(teacher):
+        return 'add dict(type="kd_mm.ConvAdapter") to the stages'
+    if MAP in forms:
+        return 'add dict(type="kd_mm.Resize") to the stages'
+    return (
+        'the numbers of tokens differ: add dict(type="kd_mm.TokensToMap") and, for '
+        'other sizes, dict(type="kd_mm.Resize") to the stages'
+    )
 
 
 @dataclass
@@ -29,6 +107,9 @@ class FeaturePair:
         samples (Sequence): The batch's data samples (ground truth, image sizes).
         image_size (tuple[int, int]): Height and width in pixels of the batch as the
             student's network saw it. A level's stride is ``image_size / (H, W)``.
+        padded_size (tuple[int, int], optional): The same of the teacher's, where that
+            pads further; its maps are cropped already, its tokens are not. Defaults
+            to None.
         weight (list[Tensor | None]): Per level, a non-negative weight for every
             position, ``(N, 1, H, W)``, that spatial criteria multiply with, or None.
         losses (dict[str, Tensor]): Extra losses of stages, already weighted. Logged
@@ -51,6 +132,7 @@ class FeaturePair:
     samples: Sequence[Any]
     image_size: tuple[int, int]
     weight: list[Tensor | None] = field(default_factory=list)
+    padded_size: tuple[int, int] | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     logs: dict[str, Tensor] = field(default_factory=dict)
 
@@ -65,3 +147,55 @@ class FeaturePair:
             f'level {i}: student {tuple(s.shape)}, teacher {tuple(t.shape)}'
             for i, (s, t) in enumerate(rows)
         )
+
+
+def check_layouts(
+    name: str,
+    takes: Sequence[str],
+    pair: FeaturePair,
+    *,
+    same: str = '',
+    levels: Sequence[int] | None = None,
+    instead: str = '',
+) -> None:
+    """Refuse features that a stage or criterion has no meaning for.
+
+    Args:
+        name (str): Whose, for the message.
+        takes (Sequence[str]): Those of :data:`LAYOUTS` it works on.
+        pair (FeaturePair): What comes.
+        same (str): What both sides of a level share: nothing (``''``), their
+            ``'layout'``, or their ``'size'`` too. Defaults to ``''``.
+        levels (Sequence[int], optional): Which levels matter. Defaults to all.
+        instead (str): What to do about another layout, where that is not the same
+            for everything that takes these. Defaults to ``''``.
+
+    Raises:
+        LayoutError: Names level, side, shape and what helps.
+    """
+    for level in range(len(pair.student)) if levels is None else levels:
+        sides = dict(student=pair.student[level], teacher=pair.teacher[level])
+        for side, feature in sides.items():
+            if (form := layout(feature)) not in takes:
+                raise LayoutError(
+                    f'{name} takes {" and ".join(takes)}, but the {side} gives {form} '
+                    f'on level {level}; {instead or _instead(form, takes)}'
+                )
+        if same and layout(pair.student[level]) != layout(pair.teacher[level]):
+            raise LayoutError(
+                f'{name} compares one form on both sides, and level {level} has two; '
+                f'{remedy(**sides)}'
+            )
+        if same == 'size' and len({positions(f) for f in sides.values()}) > 1:
+            raise LayoutError(
+                f'{name} needs one size on both sides, and level {level} has two; '
+                'put dict(type="kd_mm.Resize") before it'
+            )
+
+
+def _instead(form: str, takes: Sequence[str]) -> str:
+    if form == TOKENS and MAP in takes:
+        return 'put dict(type="kd_mm.TokensToMap") before it'
+    if form == VECTOR:
+        return 'a vector has no positions: tap what comes before the pooling'
+    return 'tap the neck of a classifier, or what else gives one vector an image'

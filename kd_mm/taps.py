@@ -1,18 +1,25 @@
 """Taps: read module outputs (or inputs) by dotted path, for one forward pass."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from .errors import ConfigError, nearest
+from .errors import ConfigError, nearest, within
 
 _SPEC = re.compile(
     r'^(?P<path>[A-Za-z_]\w*(?:\.\w+)*)(?P<index>(?:\[\d+\])*)(?:@(?P<side>input|output))?$'
 )
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether a nested tuple is made of tensors; None counts as nothing."""
+    if isinstance(value, (tuple, list)):
+        return all(_holds_tensors(item) for item in value)
+    return value is None or isinstance(value, Tensor)
 
 
 class AllTapped(Exception):
@@ -65,6 +72,7 @@ class Tap:
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, (tuple, list)):
+            self._check_items(value)
             for item in value:
                 yield from self._flatten(item)
         elif value is not None:
@@ -73,6 +81,17 @@ class Tap:
                 f'{self.side} is a tensor or a tuple of tensors'
             )
 
+    def _check_items(self, items: Sequence[Any]) -> None:
+        """Tensors next to something else: Swin's stages give tokens and their grid."""
+        tensors = [i for i, item in enumerate(items) if isinstance(item, Tensor)]
+        for item in items:
+            if tensors and not isinstance(item, Tensor) and not _holds_tensors(item):
+                first = replace(self, index=(*self.index, tensors[0]))
+                raise ConfigError(
+                    f'{self} gives a tensor {tuple(items[tensors[0]].shape)} and a '
+                    f'{type(item).__name__}: write {str(first)!r} for the tensor alone'
+                )
+
     def __str__(self) -> str:
         index = ''.join(f'[{i}]' for i in self.index)
         return f'{self.path}{index}' + ('@input' if self.side == 'input' else '')
@@ -80,10 +99,16 @@ class Tap:
 
 @dataclass
 class Recording:
-    """What the taps saw in one forward pass: one list of tensors per call."""
+    """What the taps saw in one forward pass: one list of tensors per call.
+
+    Attributes:
+        image_size (tuple[int, int], optional): Height and width of the batch the
+            network saw, None where it is the student's own.
+    """
 
     calls: dict[Tap, list[list[Tensor]]]
     versions: dict[Tap, list[list[int]]] = field(default_factory=dict)
+    image_size: tuple[int, int] | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> 'Recording':
         """The same with every tensor changed."""
@@ -93,6 +118,7 @@ class Recording:
                 for tap, calls in self.calls.items()
             },
             self.versions,
+            self.image_size,
         )
 
     def features(self, tap: Tap) -> list[Tensor]:
@@ -192,7 +218,8 @@ class Taps:
         waiting = {t: self.expected[t] for t in wanted} if stop else {}
 
         def see(tap: Tap, value: Any) -> None:
-            tensors = tap.pick(value)
+            with within(f'{self.owner} tap '):
+                tensors = tap.pick(value)
             if tap in self.clone:
                 tensors = [tensor.clone() for tensor in tensors]
             recording.calls[tap].append(tensors)

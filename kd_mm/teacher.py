@@ -154,11 +154,9 @@ class Teacher:
         """Maps over the student's batch, where the bridge has padded it."""
         if own.shape[2:] == inputs.shape[2:]:
             return seen
-        return seen.map(
-            functools.partial(
-                crop, padded=tuple(own.shape[2:]), size=tuple(inputs.shape[2:])
-            )
-        )
+        seen.image_size = padded = tuple(own.shape[2:])
+        size = tuple(inputs.shape[2:])
+        return seen.map(functools.partial(crop, padded=padded, size=size))
 
     def apply_to_tensors(self, fn: Callable) -> None:
         """Follow ``.to()``, ``.cuda()``, ``.half()`` of the student."""

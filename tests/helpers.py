@@ -14,6 +14,9 @@ from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset
 
+from kd_mm.pair import FeaturePair
+from kd_mm.trial import trial_samples
+
 register_all_modules(init_default_scope=False)
 
 
@@ -167,3 +170,14 @@ def runner(model: dict, work_dir: Path, *, epochs: int = 2, seed: int = 0, **ext
     )
     cfg.merge_from_dict(extra)
     return Runner.from_cfg(cfg)
+
+
+def trial_pair(student, teacher, size=(32, 32)) -> FeaturePair:
+    """One level of features, with the samples and image size of a trial."""
+    return FeaturePair(
+        link='x',
+        student=[student],
+        teacher=[teacher],
+        samples=trial_samples(len(student), size),
+        image_size=size,
+    )

@@ -25,6 +25,7 @@ FLOORS = (
     ('options', 'toolboxes', 'utils.files', 'utils.saving'),
     ('pair', 'taps', 'schedule', 'diagnostics', 'utils.loading', 'utils.overrides'),
     ('student',),
+    ('outputs',),
     ('criteria', 'trial', 'preprocess', 'backbones', 'datasets', 'optimizers'),
     ('teacher',),
     ('link',),

@@ -13,10 +13,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..pair import FeaturePair
 from ..stages.dpk.cka import cka
 from ..stages.dpk.dpk import GRID, bounded
 from ..stages.dpk.prior_net import PriorNet, Size
-from ..unaugmented import feature_pairs, undisturbed
+from ..stages.tokens_to_map import TokensToMap
+from ..unaugmented import feature_pairs, links_of, undisturbed
 
 MEMORY = 4 * 2**30  # bytes of features that are kept
 CELLS = 16  # on a side, at most: larger maps are averaged down before they are kept
@@ -50,7 +52,7 @@ class Rating:
 
 
 def collect(model: nn.Module, loader: Iterable[dict]) -> list[Batch]:
-    """Features of both sides of every link, on the host.
+    """Features of both sides of every link, tokens as maps, on the host.
 
     Maps of more than 16 cells on a side are averaged down to 16 on the longer one, so
     that some hundred images of a detector fit into memory.
@@ -69,7 +71,7 @@ def collect(model: nn.Module, loader: Iterable[dict]) -> list[Batch]:
         for pairs in feature_pairs(model, loader, names, title='kd_mm: features'):
             batch = [
                 _smaller(s.float(), t.float())
-                for pair in pairs.values()
+                for pair in _as_maps(model, pairs)
                 for s, t in zip(pair.student, pair.teacher, strict=True)
             ]
             batches.append(batch)
@@ -80,6 +82,15 @@ def collect(model: nn.Module, loader: Iterable[dict]) -> list[Batch]:
                     'use fewer --images'
                 )
     return batches
+
+
+def _as_maps(model: nn.Module, pairs: dict[str, FeaturePair]) -> list[FeaturePair]:
+    """What the links' TokensToMap make of the pairs; other stages do not act here."""
+    for name, pair in pairs.items():
+        for stage in links_of(model)[name].stages:
+            if isinstance(stage, TokensToMap):
+                stage(pair)
+    return list(pairs.values())
 
 
 def _smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,7 +133,8 @@ def probe(
         if student.ndim != 4 or student.shape[2:] != teacher.shape[2:]:
             raise ConfigError(
                 'the probe needs maps of equal size, got student '
-                f'{tuple(student.shape)} and teacher {tuple(teacher.shape)}'
+                f'{tuple(student.shape)} and teacher {tuple(teacher.shape)}; of the '
+                'stages in the link only TokensToMap acts here'
             )
     with torch.random.fork_rng([device] if device.type == 'cuda' else []):
         torch.manual_seed(seed)

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..pair import MAP, TOKENS, channels_first, positions, remedy
 from ..registry import MODELS
 from .base import Criterion
 
@@ -12,10 +13,10 @@ def attention_map(feature: Tensor) -> Tensor:
     """Mean of the squared channels at each position, L2-normalised over positions.
 
     Args:
-        feature (Tensor): ``(N, C, H, W)``.
+        feature (Tensor): ``(N, C, H, W)`` or ``(N, C, L)``.
 
     Returns:
-        Tensor: ``(N, H * W)`` of unit length.
+        Tensor: ``(N, H * W)`` or ``(N, L)``, of unit length.
     """
     return F.normalize(feature.square().mean(1).flatten(1), dim=1)
 
@@ -26,8 +27,8 @@ def attention_loss(
     r"""Mean over positions of :math:`w (Q_s - Q_t)^2`, Q the attention maps.
 
     Args:
-        student (Tensor): ``(N, Cs, H, W)``.
-        teacher (Tensor): ``(N, Ct, H, W)``; the widths may differ.
+        student (Tensor): ``(N, Cs, H, W)`` or ``(N, Cs, L)``.
+        teacher (Tensor): The same with Ct channels; the widths may differ.
         weight (Tensor, optional): ``(N, 1, H, W)``.
     """
     error = (attention_map(student) - attention_map(teacher)).square()
@@ -48,12 +49,14 @@ class ATLoss(Criterion):
     """
 
     sees_channel_order = False
+    layouts = (MAP, TOKENS)
 
     def _level(self, student, teacher, weight):
-        if student.ndim != 4 or student.shape[2:] != teacher.shape[2:]:
+        if positions(student) != positions(teacher):
             raise ConfigError(
-                'ATLoss compares (N, C, H, W) maps of equal H and W, got student '
+                'ATLoss compares the same positions, got student '
                 f'{tuple(student.shape)} and teacher {tuple(teacher.shape)}; '
-                'add dict(type="kd_mm.Resize") to the stages'
+                f'{remedy(student, teacher, widths=False)}'
             )
+        student, teacher = channels_first(student), channels_first(teacher)
         return attention_loss(student, teacher, weight=weight)

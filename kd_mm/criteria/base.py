@@ -5,7 +5,9 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..options import NonNegative, checked
-from ..pair import FeaturePair
+from ..pair import LAYOUTS, FeaturePair, channels_first, check_layouts, remedy
+
+LOGITS = 'it compares logits: tap the layer that scores the classes, e.g. "head.fc"'
 
 
 class Criterion(nn.Module):
@@ -13,7 +15,8 @@ class Criterion(nn.Module):
 
     Subclasses implement :meth:`loss` for one level. It gets fp32 tensors of equal
     shape with autocast off, and returns a mean per element, so that weights depend
-    neither on the image size nor on the batch size.
+    neither on the image size nor on the batch size. Channels are always axis 1: maps
+    come as ``(N, C, H, W)``, tokens as ``(N, C, L)``, vectors as ``(N, C)``.
 
     Args:
         weight (float): Weight of the whole link; 0 turns the link off.
@@ -23,6 +26,10 @@ class Criterion(nn.Module):
         weighted (bool): Whether a spatial weight map (DAM) can be applied.
         sees_channel_order (bool): Whether permuting the teacher's channels changes
             the loss. Where it does not, aligning channels (KCD) cannot help.
+        layouts (tuple[str, ...]): Those of :data:`kd_mm.pair.LAYOUTS` it is defined
+            on; others are refused. Defaults to all.
+        same_layout (bool): Whether both sides must have the same. Defaults to True.
+        instead (str): What to do about another layout, for the message.
 
     Examples:
         >>> import torch
@@ -39,35 +46,58 @@ class Criterion(nn.Module):
 
     weighted = True
     sees_channel_order = True
+    layouts: tuple[str, ...] = LAYOUTS
+    same_layout = True
+    instead = ''
 
     @checked
     def __init__(self, *, weight: NonNegative = 1.0) -> None:
         super().__init__()
         self.weight = float(weight)
 
+    def accept(self, pair: FeaturePair) -> None:
+        """Refuse features that this criterion has no meaning for.
+
+        Raises:
+            LayoutError: Names level, side and what helps.
+        """
+        check_layouts(
+            type(self).__name__,
+            self.layouts,
+            pair,
+            same='layout' if self.same_layout else '',
+            instead=self.instead,
+        )
+
     def setup(self, pair: FeaturePair) -> None:
-        """Create parameters from the shapes in ``pair``, which the stages have left."""
+        """Create parameters from the shapes in ``pair``, which the stages have left.
+
+        A criterion that overrides it calls this one first.
+        """
+        self.accept(pair)
 
     def forward(self, pair: FeaturePair) -> Tensor:
         """Weighted sum over the levels of ``pair``."""
+        self.accept(pair)
         with torch.autocast(pair.student[0].device.type, enabled=False):
-            terms = [
-                self._level(s.float(), t.float(), w)
-                for s, t, w in zip(pair.student, pair.teacher, pair.weight, strict=True)
-            ]
-            return self.weight * torch.stack(terms).sum()
+            return self.weight * self.total(pair)
+
+    def total(self, pair: FeaturePair) -> Tensor:
+        """Sum over the levels of ``pair``, not weighted yet; autocast is off."""
+        terms = [
+            self._level(s.float(), t.float(), w)
+            for s, t, w in zip(pair.student, pair.teacher, pair.weight, strict=True)
+        ]
+        return torch.stack(terms).sum()
 
     def _level(self, student: Tensor, teacher: Tensor, weight: Tensor | None) -> Tensor:
         if student.shape != teacher.shape:
-            hint = (
-                'add dict(type="kd_mm.ConvAdapter") to the stages'
-                if student.shape[1] != teacher.shape[1]
-                else 'add dict(type="kd_mm.Resize") to the stages'
-            )
             raise ConfigError(
                 f'{type(self).__name__} compares equal shapes, got student '
-                f'{tuple(student.shape)} and teacher {tuple(teacher.shape)}; {hint}'
+                f'{tuple(student.shape)} and teacher {tuple(teacher.shape)}; '
+                f'{remedy(student, teacher)}'
             )
+        student, teacher = channels_first(student), channels_first(teacher)
         if weight is None:
             return self.loss(student, teacher)
         if not self.weighted or student.ndim != 4:

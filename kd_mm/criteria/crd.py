@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..options import Count, NonNegative, Positive, ProperFraction, checked
-from ..pair import FeaturePair
+from ..pair import VECTOR, FeaturePair
 from ..registry import MODELS
 from .base import Criterion
 from .dkd import targets
@@ -100,6 +100,7 @@ class CRDLoss(Criterion):
 
     weighted = False
     sees_channel_order = False  # both sides are projected by layers that learn
+    layouts = (VECTOR,)
 
     @checked
     def __init__(
@@ -125,17 +126,18 @@ class CRDLoss(Criterion):
         self.register_buffer('constants', torch.zeros(2))
 
     def setup(self, pair: FeaturePair) -> None:
+        super().setup(pair)
+        if len(pair.student) != 1:
+            raise ConfigError(
+                'CRDLoss compares one pair of pooled vectors (N, C): tap the neck of a '
+                'classifier'
+            )
         sides = dict(student=pair.student, teacher=pair.teacher)
         for side, features in sides.items():
-            if len(features) != 1 or features[0].ndim != 2:
-                raise ConfigError(
-                    'CRDLoss compares one pair of pooled vectors (N, C): tap the neck '
-                    f'of a classifier ({pair.shapes()})'
-                )
             self.projections[side] = nn.Linear(features[0].shape[1], self.dim)
 
-    def forward(self, pair: FeaturePair) -> Tensor:
-        """Weighted loss of the only level of ``pair``."""
+    def total(self, pair: FeaturePair) -> Tensor:
+        """Loss of the only level of ``pair``."""
         if pair.weight[0] is not None:
             raise ConfigError(
                 'CRDLoss has no positions that a weight map could apply to'
@@ -149,23 +151,22 @@ class CRDLoss(Criterion):
             found = [i % self.images for i in range(len(pair.student[0]))]
         where = torch.tensor(found).to(device, non_blocking=True)
         classes = targets(pair.samples, device)
-        with torch.autocast(device.type, enabled=False):
-            student = self._embed('student', pair.student[0])
-            teacher = self._embed('teacher', pair.teacher[0])
-            drawn = self._draw(found, device)
-            valid = (self.labels[drawn] != classes[:, None]) & (drawn != where[:, None])
-            critics = [
-                self._critic(student, self.bank_teacher, where, drawn),
-                self._critic(teacher, self.bank_student, where, drawn),
-            ]
-            constants = self._constants(critics, keep=learns)
-            terms = [
-                nce_loss(p - log_z, q - log_z, valid, self.images)
-                for (p, q), log_z in zip(critics, constants, strict=True)
-            ]
-            if learns:
-                self._remember(student, teacher, where, classes)
-            return self.weight * torch.stack(terms).sum()
+        student = self._embed('student', pair.student[0])
+        teacher = self._embed('teacher', pair.teacher[0])
+        drawn = self._draw(found, device)
+        valid = (self.labels[drawn] != classes[:, None]) & (drawn != where[:, None])
+        critics = [
+            self._critic(student, self.bank_teacher, where, drawn),
+            self._critic(teacher, self.bank_student, where, drawn),
+        ]
+        constants = self._constants(critics, keep=learns)
+        terms = [
+            nce_loss(p - log_z, q - log_z, valid, self.images)
+            for (p, q), log_z in zip(critics, constants, strict=True)
+        ]
+        if learns:
+            self._remember(student, teacher, where, classes)
+        return torch.stack(terms).sum()
 
     def _embed(self, side: str, feature: Tensor) -> Tensor:
         return F.normalize(self.projections[side](feature.float()), dim=1)

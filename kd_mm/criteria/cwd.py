@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import ConfigError
 from ..options import NonNegative, Positive, checked
+from ..pair import MAP, TOKENS
 from ..registry import MODELS
 from .base import Criterion
 
@@ -25,8 +25,8 @@ def cwd_loss(
     moved all its probability there, not where it agrees with the teacher.
 
     Args:
-        student (Tensor): ``(N, C, H, W)``.
-        teacher (Tensor): ``(N, C, H, W)``.
+        student (Tensor): ``(N, C, H, W)`` or ``(N, C, L)``.
+        teacher (Tensor): The same shape.
         tau (float): Temperature. Defaults to 1.0.
         weight (Tensor, optional): ``(N, 1, H, W)``, weight of a position's term.
     """
@@ -50,14 +50,12 @@ class CWDLoss(Criterion):
             experiments on FPN levels.
     """
 
+    layouts = (MAP, TOKENS)
+
     @checked
     def __init__(self, *, tau: Positive = 1.0, weight: NonNegative = 1.0) -> None:
         super().__init__(weight=weight)
         self.tau = tau
 
     def loss(self, student, teacher, *, weight=None):
-        if student.ndim != 4:
-            raise ConfigError(
-                f'CWDLoss needs (N, C, H, W) maps, got {tuple(student.shape)}'
-            )
         return cwd_loss(student, teacher, tau=self.tau, weight=weight)

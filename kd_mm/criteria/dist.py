@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from ..errors import ConfigError
 from ..options import NonNegative, Positive, checked
+from ..pair import VECTOR
 from ..registry import MODELS
-from .base import Criterion
+from .base import LOGITS, Criterion
 
 
 def pearson_distance(x: Tensor, y: Tensor, eps: float = 1e-8) -> Tensor:
@@ -60,6 +60,8 @@ class DISTLoss(Criterion):
 
     weighted = False
     sees_channel_order = False  # channels are classes: there is nothing to align
+    layouts = (VECTOR,)
+    instead = LOGITS
 
     @checked
     def __init__(
@@ -76,10 +78,6 @@ class DISTLoss(Criterion):
     def loss(
         self, student: Tensor, teacher: Tensor, *, weight: Tensor | None = None
     ) -> Tensor:
-        if student.ndim != 2:
-            raise ConfigError(
-                f'DISTLoss compares logits (N, K), got {tuple(student.shape)}'
-            )
         return dist_loss(
             student, teacher, tau=self.tau, inter=self.inter, intra=self.intra
         )

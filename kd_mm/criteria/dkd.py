@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..options import NonNegative, Positive, checked
-from ..pair import FeaturePair
+from ..pair import VECTOR, FeaturePair
 from ..registry import MODELS
-from .base import Criterion
+from .base import LOGITS, Criterion
 
 
 def dkd_loss(
@@ -77,6 +77,8 @@ class DKDLoss(Criterion):
 
     weighted = False
     sees_channel_order = False  # channels are classes: there is nothing to align
+    layouts = (VECTOR,)
+    instead = LOGITS
 
     @checked
     def __init__(
@@ -90,21 +92,21 @@ class DKDLoss(Criterion):
         super().__init__(weight=weight)
         self.alpha, self.beta, self.tau = alpha, beta, tau
 
-    def forward(self, pair: FeaturePair) -> Tensor:
-        """Weighted sum over the levels of ``pair``."""
+    def total(self, pair: FeaturePair) -> Tensor:
         student, teacher = pair.student[0], pair.teacher[0]
-        if len(pair.student) > 1 or student.ndim != 2 or student.shape != teacher.shape:
-            raise ConfigError(f'DKDLoss compares logits (N, K): {pair.shapes()}')
+        if len(pair.student) > 1 or student.shape != teacher.shape:
+            raise ConfigError(
+                f'DKDLoss compares one pair of logits (N, K): {pair.shapes()}'
+            )
         if pair.weight[0] is not None:
             raise ConfigError(
                 'DKDLoss has no positions that a weight map could apply to'
             )
-        with torch.autocast(student.device.type, enabled=False):
-            return self.weight * dkd_loss(
-                student.float(),
-                teacher.float(),
-                targets(pair.samples, student.device),
-                alpha=self.alpha,
-                beta=self.beta,
-                tau=self.tau,
-            )
+        return dkd_loss(
+            student.float(),
+            teacher.float(),
+            targets(pair.samples, student.device),
+            alpha=self.alpha,
+            beta=self.beta,
+            tau=self.tau,
+        )

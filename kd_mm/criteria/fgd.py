@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..options import NonNegative, Positive, checked
-from ..pair import FeaturePair
+from ..pair import MAP, FeaturePair, remedy
 from ..registry import MODELS
 from ..utils.boxes import boxes_in_cells, cells_inside
 from .base import Criterion
@@ -98,6 +98,8 @@ class FGDLoss(Criterion):
         ConfigError: On anything but maps of equal shape.
     """
 
+    layouts = (MAP,)
+
     @checked
     def __init__(
         self,
@@ -115,33 +117,30 @@ class FGDLoss(Criterion):
         self.contexts = nn.ModuleDict()
 
     def setup(self, pair: FeaturePair) -> None:
+        super().setup(pair)
         for side, features in (('student', pair.student), ('teacher', pair.teacher)):
-            if any(feature.ndim != 4 for feature in features):
-                raise ConfigError(f'FGDLoss needs (N, C, H, W) maps: {pair.shapes()}')
             self.contexts[side] = nn.ModuleList(
                 ContextBlock(in_channels=feature.shape[1], ratio=1 / 2)
                 for feature in features
             )
 
-    def forward(self, pair: FeaturePair) -> Tensor:
-        """Weighted sum over the levels of ``pair``."""
+    def total(self, pair: FeaturePair) -> Tensor:
         terms = []
-        with torch.autocast(pair.student[0].device.type, enabled=False):
-            for level, (student, teacher) in enumerate(
-                zip(pair.student, pair.teacher, strict=True)
-            ):
-                if student.shape != teacher.shape:
-                    raise ConfigError(
-                        f'FGDLoss compares equal shapes, got {pair.shapes()}; add '
-                        'dict(type="kd_mm.ConvAdapter") or "kd_mm.Resize" to the stages'
-                    )
-                masks = focal_masks(
-                    pair.samples, pair.image_size, student.shape[2:], student.device
+        for level, (student, teacher) in enumerate(
+            zip(pair.student, pair.teacher, strict=True)
+        ):
+            if student.shape != teacher.shape:
+                raise ConfigError(
+                    f'FGDLoss compares equal shapes, got {pair.shapes()}; '
+                    f'{remedy(student, teacher)}'
                 )
-                if (weight := pair.weight[level]) is not None:
-                    masks = (masks[0] * weight.float(), masks[1] * weight.float())
-                terms.append(self.level(level, student.float(), teacher.float(), masks))
-            return self.weight * torch.stack(terms).sum()
+            masks = focal_masks(
+                pair.samples, pair.image_size, student.shape[2:], student.device
+            )
+            if (weight := pair.weight[level]) is not None:
+                masks = (masks[0] * weight.float(), masks[1] * weight.float())
+            terms.append(self.level(level, student.float(), teacher.float(), masks))
+        return torch.stack(terms).sum()
 
     def level(
         self,

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..pair import MAP, VECTOR, as_map
 from ..registry import MODELS
 from .base import Criterion
 
@@ -50,13 +50,10 @@ class HCLLoss(Criterion):
             0.6 and 8 on CIFAR-100, by pair.
     """
 
+    layouts = (MAP, VECTOR)
+
     def loss(
         self, student: Tensor, teacher: Tensor, *, weight: Tensor | None = None
     ) -> Tensor:
-        if student.ndim == 2:  # a pooled vector is a 1 x 1 map
-            student, teacher = student[..., None, None], teacher[..., None, None]
-        if student.ndim != 4:
-            raise ConfigError(
-                f'HCLLoss compares maps or vectors, got {tuple(student.shape)}'
-            )
-        return hcl_loss(student, teacher, weight=weight)
+        # a pooled vector is a 1 x 1 map
+        return hcl_loss(as_map(student), as_map(teacher), weight=weight)

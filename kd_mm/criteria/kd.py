@@ -4,8 +4,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..options import NonNegative, Positive, checked
+from ..pair import LAYOUTS, MAP, VECTOR
 from ..registry import MODELS
-from .base import Criterion
+from .base import LOGITS, Criterion
 
 
 def kd_loss(student: Tensor, teacher: Tensor, *, tau: float = 1.0) -> Tensor:
@@ -58,9 +59,14 @@ class KDLoss(Criterion):
             detection heads with a focal loss; softmax over dim 1 otherwise.
             Defaults to False.
         weight (float): Weight of the link. Defaults to 1.0.
+
+    Shapes:
+        logits ``(N, K)``, or ``(N, K, H, W)`` of a head that scores K classes at every
+        position; with ``sigmoid`` also ``(N, L, K)``, and any number of anchors.
     """
 
     sees_channel_order = False  # channels are classes: there is nothing to align
+    instead = LOGITS
 
     @checked
     def __init__(
@@ -73,6 +79,7 @@ class KDLoss(Criterion):
         super().__init__(weight=weight)
         self.tau, self.sigmoid = tau, sigmoid
         self.weighted = sigmoid
+        self.layouts = LAYOUTS if sigmoid else (MAP, VECTOR)
 
     def loss(self, student, teacher, *, weight=None):
         if self.sigmoid:

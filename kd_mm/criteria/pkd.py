@@ -32,7 +32,7 @@ def pkd_loss(
     channels.
 
     Args:
-        student (Tensor): ``(N, C, H, W)`` or ``(N, C)``.
+        student (Tensor): ``(N, C, H, W)``, ``(N, C, L)`` or ``(N, C)``.
         teacher (Tensor): The same shape.
         weight (Tensor, optional): ``(N, 1, H, W)``.
     """

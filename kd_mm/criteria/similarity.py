@@ -39,6 +39,7 @@ class SPLoss(Criterion):
 
     weighted = False
     sees_channel_order = False
+    same_layout = False
 
     def _level(self, student, teacher, weight):
         if weight is not None:

@@ -9,6 +9,7 @@ from .ofd import OFD
 from .resize import Resize
 from .review import ReviewKD
 from .sokd import DAFA, DAM
+from .tokens_to_map import TokensToMap
 
 __all__ = [
     'DAFA',
@@ -21,4 +22,5 @@ __all__ = [
     'Resize',
     'ReviewKD',
     'Stage',
+    'TokensToMap',
 ]

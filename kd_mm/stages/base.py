@@ -7,7 +7,7 @@ from torch import nn
 
 from ..criteria.base import Criterion
 from ..link import Link
-from ..pair import FeaturePair
+from ..pair import LAYOUTS, FeaturePair, check_layouts
 
 
 class Stage(nn.Module):
@@ -26,6 +26,11 @@ class Stage(nn.Module):
     Attributes:
         mixes_channels (bool): Whether freshly initialised layers mix the student's
             channels here, so that behind them one order is as good as another.
+        layouts (tuple[str, ...]): Those of :data:`kd_mm.pair.LAYOUTS` it works on;
+            others are refused by :meth:`setup`. Defaults to all.
+        same (str): What both sides of a level must share: nothing (``''``), the
+            ``'layout'``, or the ``'size'`` too. Defaults to ``''``.
+        instead (str): What to do about another layout, for the message.
 
     Examples:
         >>> import torch
@@ -42,6 +47,9 @@ class Stage(nn.Module):
     """
 
     mixes_channels = False
+    layouts: tuple[str, ...] = LAYOUTS
+    same = ''
+    instead = ''
 
     @property
     def ready(self) -> bool:
@@ -49,7 +57,21 @@ class Stage(nn.Module):
         return True
 
     def setup(self, pair: FeaturePair) -> None:
-        """Create parameters from the shapes in ``pair``."""
+        """Create parameters from the shapes in ``pair``.
+
+        A stage that overrides it calls this one first, which refuses what is not in
+        ``layouts``.
+
+        Raises:
+            LayoutError: Names level, side and what helps.
+        """
+        check_layouts(
+            type(self).__name__,
+            self.layouts,
+            pair,
+            same=self.same,
+            instead=self.instead,
+        )
 
     def check(self, link: Link) -> None:
         """Complain about what surrounds the stage, once all of ``link`` is set up."""

@@ -7,9 +7,17 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..options import Count, Rule, checked
-from ..pair import FeaturePair
+from ..pair import MAP, FeaturePair, as_before, as_map, channels
 from ..registry import MODELS
 from .base import Stage
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """``nn.LayerNorm`` over the channels of each position, which are axis 1 here."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` -> the same."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 @MODELS.register_module()
@@ -18,19 +26,26 @@ class ConvAdapter(Stage):
 
     Source: FitNets, arXiv 1412.6550, section 2.2 (the convolutional regressor). The
     widths are taken from the networks. The last layer has no norm and no activation
-    unless ``layers > 1`` and ``act_last`` asks for them.
+    unless ``layers > 1`` and ``act_last`` asks for them. On tokens and vectors a
+    convolution of size 1 is a linear layer on the channels of each.
 
     Args:
         layers (int): Number of convolutions. Defaults to 1.
-        kernel_size (int): Odd kernel size. Defaults to 1.
-        norm_cfg (dict, optional): Norm after every convolution but the last, e.g.
-            ``dict(type='BN')``. Defaults to None.
+        kernel_size (int): Odd kernel size; more than 1 needs maps. Defaults to 1.
+        norm_cfg (dict, optional): Norm after every convolution but the last:
+            ``dict(type='BN')`` over images and positions, ``dict(type='LN')`` over the
+            channels of each position. Defaults to None.
         act_last (bool): Whether norm and ReLU follow the last layer too.
             Defaults to False.
         share (bool): Whether all levels use the same adapter. Defaults to False.
 
     Shapes:
-        student ``(N, Cs, H, W)`` or ``(N, Cs)`` -> ``(N, Ct, H, W)`` or ``(N, Ct)``.
+        student ``(N, Cs, H, W)``, ``(N, L, Cs)`` or ``(N, Cs)`` -> the same with Ct
+        channels.
+
+    Raises:
+        ConfigError: For numbers out of range, ``share`` over levels of different
+            widths, or a larger kernel on tokens or vectors, which have no neighbours.
     """
 
     mixes_channels = True
@@ -47,12 +62,21 @@ class ConvAdapter(Stage):
     ) -> None:
         super().__init__()
         self.layers, self.kernel_size = layers, kernel_size
+        if kernel_size > 1:  # tokens and vectors have no neighbours
+            self.layouts = (MAP,)
+            self.instead = (
+                f'kernel_size={kernel_size} needs neighbours: take 1, or put '
+                'dict(type="kd_mm.TokensToMap") before it where they are tokens'
+            )
         self.norm_cfg, self.act_last, self.share = norm_cfg, act_last, share
+        if norm_cfg is not None and norm_cfg.get('type') in ('LN', nn.LayerNorm):
+            self.norm_cfg = dict(norm_cfg, type=ChannelLayerNorm)
         self.adapters = nn.ModuleList()
 
     def setup(self, pair: FeaturePair) -> None:
+        super().setup(pair)
         widths = [
-            (s.shape[1], t.shape[1])
+            (channels(s), channels(t))
             for s, t in zip(pair.student, pair.teacher, strict=True)
         ]
         if self.share and len(set(widths)) > 1:
@@ -87,6 +111,4 @@ class ConvAdapter(Stage):
 
     @staticmethod
     def _adapt(adapter: nn.Module, feature: Tensor) -> Tensor:
-        if feature.ndim == 2:  # a pooled vector is a 1 x 1 map
-            return adapter(feature[..., None, None]).flatten(1)
-        return adapter(feature)
+        return as_before(adapter(as_map(feature)), feature)

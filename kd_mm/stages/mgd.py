@@ -7,9 +7,8 @@ from mmcv.cnn import ConvModule
 from mmengine.dist import get_rank
 from torch import Tensor, nn
 
-from ..errors import ConfigError
 from ..options import Natural, ProperFraction, checked
-from ..pair import FeaturePair
+from ..pair import MAP, FeaturePair
 from ..registry import MODELS
 from .base import Stage, recall_after_load
 
@@ -45,6 +44,7 @@ class MGD(Stage):
     """
 
     mixes_channels = True
+    layouts, same = (MAP,), 'size'
 
     @checked
     def __init__(
@@ -65,12 +65,8 @@ class MGD(Stage):
         self._steps = int(self.steps)
 
     def setup(self, pair: FeaturePair) -> None:
+        super().setup(pair)
         for student, teacher in zip(pair.student, pair.teacher, strict=True):
-            if student.ndim != 4 or student.shape[2:] != teacher.shape[2:]:
-                raise ConfigError(
-                    'MGD rebuilds (N, C, H, W) maps of equal H and W; add '
-                    'dict(type="kd_mm.Resize") before it where sizes differ'
-                )
             own, width = student.shape[1], teacher.shape[1]
             align = nn.Identity() if own == width else nn.Conv2d(own, width, 1)
             self.aligns.append(align)

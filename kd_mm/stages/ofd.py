@@ -7,9 +7,8 @@ from mmcv.cnn import ConvModule
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
-from ..errors import ConfigError
 from ..options import Count, checked
-from ..pair import FeaturePair
+from ..pair import MAP, FeaturePair
 from ..registry import MODELS
 from .base import Stage, recall_after_load
 
@@ -41,6 +40,7 @@ class OFD(Stage):
     """
 
     mixes_channels = True
+    layouts, same = (MAP,), 'size'
 
     @checked
     def __init__(self, *, steps: Count = 200) -> None:
@@ -52,12 +52,8 @@ class OFD(Stage):
         self.register_load_state_dict_post_hook(recall_after_load)
 
     def setup(self, pair: FeaturePair) -> None:
+        super().setup(pair)
         for level, (s, t) in enumerate(zip(pair.student, pair.teacher, strict=True)):
-            if s.ndim != 4 or s.shape[2:] != t.shape[2:]:
-                raise ConfigError(
-                    'OFD compares (N, C, H, W) maps of equal H and W; add '
-                    'dict(type="kd_mm.Resize") before it where sizes differ'
-                )
             width = t.shape[1]
             norm = dict(norm_cfg=dict(type='BN'), act_cfg=None)
             self.adapters.append(ConvModule(s.shape[1], width, 1, **norm))

@@ -5,9 +5,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import ConfigError
 from ..options import checked
-from ..pair import FeaturePair
+from ..pair import MAP, FeaturePair
 from ..registry import MODELS
 from .base import Stage
 
@@ -25,6 +24,8 @@ class Resize(Stage):
     Shapes:
         ``(N, C, H, W)`` -> ``(N, C, H', W')`` with the other side's ``H', W'``.
     """
+
+    layouts = (MAP,)
 
     @checked
     def __init__(
@@ -49,8 +50,6 @@ class Resize(Stage):
         return pair
 
     def _to(self, feature: Tensor, like: Tensor) -> Tensor:
-        if feature.ndim != 4 or like.ndim != 4:
-            raise ConfigError('Resize works on (N, C, H, W) maps')
         if feature.shape[2:] == like.shape[2:]:
             return feature
         corners = False if self.mode == 'bilinear' else None

@@ -5,9 +5,8 @@ import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
-from ..errors import ConfigError
 from ..options import Count, checked
-from ..pair import FeaturePair
+from ..pair import MAP, VECTOR, FeaturePair, as_before, as_map
 from ..registry import MODELS
 from .base import Stage
 
@@ -80,6 +79,7 @@ class ReviewKD(Stage):
     """
 
     mixes_channels = True
+    layouts, same = (MAP, VECTOR), 'layout'
 
     @checked
     def __init__(self, *, mid: Count | None = None) -> None:
@@ -88,14 +88,8 @@ class ReviewKD(Stage):
         self.fusions = nn.ModuleList()
 
     def setup(self, pair: FeaturePair) -> None:
+        super().setup(pair)
         levels = list(zip(pair.student, pair.teacher, strict=True))
-        if any(
-            f.ndim not in (2, 4) or s.ndim != t.ndim for s, t in levels for f in (s, t)
-        ):
-            raise ConfigError(
-                'ReviewKD fuses (N, C, H, W) maps and (N, C) vectors, and a level is '
-                'the same on both sides'
-            )
         mid = self.mid or min(512, max(s.shape[1] for s, _ in levels))
         deepest = len(levels) - 1
         self.fusions.extend(
@@ -107,10 +101,7 @@ class ReviewKD(Stage):
         fused, deeper = [], None
         for i in reversed(range(len(pair.student))):
             own, like = pair.student[i], pair.teacher[i]
-            vector = own.ndim == 2
-            if vector:
-                own, like = own[..., None, None], like[..., None, None]
-            out, deeper = self.fusions[i](own, deeper, like.shape[2:])
-            fused.append(out.flatten(1) if vector else out)
+            out, deeper = self.fusions[i](as_map(own), deeper, as_map(like).shape[2:])
+            fused.append(as_before(out, own))
         pair.student = fused[::-1]
         return pair

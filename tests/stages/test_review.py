@@ -104,7 +104,7 @@ def test_a_level_reviews_the_deeper_ones_and_not_the_shallower():
 
 
 def test_refuses_tokens_and_no_width():
-    with pytest.raises(ConfigError, match='maps and'):
+    with pytest.raises(ConfigError, match='takes maps'):
         ReviewKD().setup(pair([torch.randn(2, 3, 4)], [torch.randn(2, 3, 4)]))
     with pytest.raises(ConfigError, match='mid'):
         ReviewKD(mid=0)

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ...diagnostics import HostCopy
 from ...errors import ConfigError
 from ...options import Count, Fraction, Natural, Rule, checked
-from ...pair import FeaturePair
+from ...pair import MAP, FeaturePair, check_layouts
 from ...registry import MODELS
 from ...schedule import Progress
 from ..base import Stage, recall_after_load
@@ -85,6 +85,7 @@ class DPK(Stage):
     """
 
     mixes_channels = True
+    layouts = (MAP,)
 
     @checked
     def __init__(
@@ -115,14 +116,13 @@ class DPK(Stage):
     # ---- shapes ---------------------------------------------------------------
 
     def setup(self, pair: FeaturePair) -> None:
-        count = len(pair.student)
-        levels = list(range(count)) if self.levels is None else list(self.levels)
-        if not levels or max(levels) >= count or len(set(levels)) < len(levels):
-            raise ConfigError(f'DPK.levels={self.levels} of a link with {count} levels')
+        levels = self._own(pair)
+        check_layouts('DPK', self.layouts, pair, same='size', levels=levels)
         sizes = {key: per_level(key, v, len(levels)) for key, v in self.wanted.items()}
         for i, level in enumerate(levels):
             student, teacher = pair.student[level], pair.teacher[level]
-            self._check(level, student, teacher)
+            if self.ratio == 'cosine' and student.shape[1] != teacher.shape[1]:
+                raise ConfigError(f"DPK(ratio='cosine'): level {level} has two widths")
             net = PriorNet(
                 student=student.shape[1],
                 teacher=teacher.shape[1],
@@ -142,14 +142,13 @@ class DPK(Stage):
         self.register_buffer('ratios', torch.full((len(levels),), self.fallback))
         self._ratios = [self.fallback] * len(levels)
 
-    def _check(self, level: int, student: Tensor, teacher: Tensor) -> None:
-        if student.ndim != 4 or student.shape[2:] != teacher.shape[2:]:
-            raise ConfigError(
-                f'DPK level {level} needs (N, C, H, W) maps of equal size; put '
-                'dict(type="kd_mm.Resize") before it, or leave the level out'
-            )
-        if self.ratio == 'cosine' and student.shape[1] != teacher.shape[1]:
-            raise ConfigError(f"DPK(ratio='cosine'): level {level} has two widths")
+    def _own(self, pair: FeaturePair) -> list[int]:
+        """The levels that are rebuilt."""
+        count = len(pair.student)
+        levels = list(range(count)) if self.levels is None else list(self.levels)
+        if not levels or max(levels) >= count or len(set(levels)) < len(levels):
+            raise ConfigError(f'DPK.levels={self.levels} of a link with {count} levels')
+        return levels
 
     # ---- use ------------------------------------------------------------------
 

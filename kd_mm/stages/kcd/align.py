@@ -14,7 +14,7 @@ from torch import Tensor
 from ...errors import ConfigError
 from ...link import Link
 from ...options import Count, Natural, Positive, at_least, checked
-from ...pair import FeaturePair, channel_dim, channels
+from ...pair import MAP, FeaturePair, channel_dim, channels, layout
 from ...registry import MODELS
 from ...unaugmented import plain_loader
 from ..base import Stage
@@ -109,6 +109,7 @@ class ChannelAlign(Stage):
     # ---- shapes and use -------------------------------------------------------
 
     def setup(self, pair: FeaturePair) -> None:
+        super().setup(pair)
         widths = [
             (channels(s), channels(t))
             for s, t in zip(pair.student, pair.teacher, strict=True)
@@ -116,6 +117,11 @@ class ChannelAlign(Stage):
         if self.share and len(set(widths)) > 1:
             raise ConfigError(f'ChannelAlign(share=True): widths differ: {widths}')
         self.levels = len(widths)
+        self._boxless = [
+            level
+            for level, sides in enumerate(zip(pair.student, pair.teacher, strict=True))
+            if any(layout(feature) != MAP for feature in sides)
+        ]
         self.widths = widths[:1] if self.share else widths
         for i, (width_s, width_t) in enumerate(self.widths):
             start = control_map('identity', width_s, width_t, 0)
@@ -211,6 +217,7 @@ class ChannelAlign(Stage):
 
     def before_train_iter(self, runner: Runner, data_batch: dict) -> None:
         """Fit when the time has come, together with all other stages that are due."""
+        self._check_boxes(data_batch)
         if not self.due(runner):
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -237,6 +244,17 @@ class ChannelAlign(Stage):
             if stage.is_control:
                 stage.fit([])
             stage._mark(runner.epoch if stage.by_epoch else runner.iter)
+
+    def _check_boxes(self, data_batch: dict) -> None:
+        """Say before the first step what the fit would trip over epochs later."""
+        samples = data_batch.get('data_samples') or []
+        boxes = any('gt_instances' in sample for sample in samples[:1])
+        if self.similarity == 'class' and self._boxless and boxes:
+            raise ConfigError(
+                "ChannelAlign(similarity='class') pools inside boxes on detectors, and "
+                f"levels {self._boxless} are not {MAP}: use 'gap' or 'spatial', or put "
+                'dict(type="kd_mm.TokensToMap") before it'
+            )
 
     @property
     def is_control(self) -> bool:

@@ -14,7 +14,7 @@ from ...criteria.base import Criterion
 from ...diagnostics import HostCopy
 from ...errors import ConfigError, nearest
 from ...options import Count, Natural, NonNegative, Positive, Rule, checked
-from ...pair import FeaturePair
+from ...pair import MAP, FeaturePair, layout
 from ...registry import MODELS
 from ...schedule import Progress
 from ..base import Stage
@@ -123,12 +123,14 @@ class DAFA(Stage):
     # ---- shapes and use -------------------------------------------------------
 
     def setup(self, pair: FeaturePair) -> None:
-        maps = all(feature.ndim == 4 for feature in pair.teacher)
+        super().setup(pair)
+        maps = all(layout(feature) == MAP for feature in pair.teacher)
         fitting = [n for n, op in OPERATORS.items() if maps or not op.spatial]
         names = fitting if self.operators is None else list(self.operators)
         if foreign := [name for name in names if name not in fitting]:
             raise ConfigError(
-                f'DAFA.operators: {", ".join(foreign)} need (N, C, H, W) maps'
+                f'DAFA.operators: {", ".join(foreign)} need (N, C, H, W) maps: put '
+                'dict(type="kd_mm.TokensToMap") before it where they are tokens'
             )
         self.link, self.operators = pair.link, names
         self.policy = self._new_policy()
@@ -221,7 +223,7 @@ class DAFA(Stage):
         if any(a is not b for a, b in zip(given, pair.teacher, strict=True)):
             raise ConfigError(
                 "DAFA has to be the last stage that changes the teacher's side: put "
-                'it behind ChannelAlign and Resize(side="teacher")'
+                'it behind ChannelAlign, TokensToMap and Resize(side="teacher")'
             )
         trial, self._trial = self._trial, None
         if trial is None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...diagnostics import HostCopy
 from ...errors import ConfigError
 from ...options import Count, NonNegative, checked
-from ...pair import FeaturePair
+from ...pair import MAP, FeaturePair
 from ...registry import MODELS
 from ..base import Stage
 from .areas import Areas, area_mask, find_areas, ground_truth_loss
@@ -92,6 +92,12 @@ class DAM(Stage):
             equal shape on both sides, or if another stage has set the weights.
     """
 
+    layouts = (MAP,)
+    instead = (
+        'of SoKD only DAFA acts on vectors and tokens; dict(type="kd_mm.TokensToMap") '
+        'before it makes maps of tokens'
+    )
+
     @checked
     def __init__(
         self,
@@ -117,12 +123,8 @@ class DAM(Stage):
         self._steps = 0
 
     def setup(self, pair: FeaturePair) -> None:
+        super().setup(pair)
         for student, teacher in zip(pair.student, pair.teacher, strict=True):
-            if student.ndim != 4 or teacher.ndim != 4:
-                raise ConfigError(
-                    'DAM finds areas in (N, C, H, W) maps; vectors and tokens have '
-                    'none: of SoKD only DAFA acts on them'
-                )
             if student.shape != teacher.shape:
                 raise ConfigError(
                     'DAM compares maps of equal shape: put dict(type='

@@ -291,7 +291,7 @@ def test_what_does_not_fit_the_link_is_refused(wrong, message):
 
 
 def test_vectors_and_unequal_sizes_are_refused():
-    with pytest.raises(ConfigError, match='maps of equal size'):
+    with pytest.raises(ConfigError, match='takes maps'):
         ready(make_pair(((2, 8),), ((2, 8),)))
     with pytest.raises(ConfigError, match='Resize'):
         ready(make_pair(((2, 4, 8, 8),), ((2, 4, 4, 4),)))
