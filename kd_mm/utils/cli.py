@@ -111,7 +111,7 @@ def load_config(path: str) -> Config:
 
     Raises:
         ConfigError: When it is not there or cannot be read, naming the base config
-            that is at fault.
+            that is at fault, or needs a toolbox that is not installed.
 
     Examples:
         >>> import kd_mm
@@ -121,9 +121,11 @@ def load_config(path: str) -> Config:
     """
     path = find_config(path)
     try:
-        return Config.fromfile(path)
+        cfg = Config.fromfile(path)
     except Exception as error:  # a config is code: anything can come out of it
         raise ConfigError(_why_unreadable(path, error)) from error
+    check_installed(cfg, '')
+    return cfg
 
 
 def read_config(args):
@@ -143,7 +145,6 @@ def read_config(args):
     cfg = load_config(args.config)
     path = cfg.filename
     check_top_level(cfg)
-    check_installed(cfg, '')
     if args.cfg_options:
         check_overrides(cfg, args.cfg_options)
         try:

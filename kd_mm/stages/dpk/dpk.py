@@ -1,6 +1,7 @@
 """DPK: part of the teacher's feature is the student's input."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Annotated, Any, Literal
 
 import torch
@@ -8,7 +9,6 @@ import torch.nn.functional as F
 from mmengine.dist import all_gather, get_rank, get_world_size
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...diagnostics import HostCopy
@@ -278,8 +278,7 @@ def describe(where: str, net: PriorNet, student: Tensor, teacher: Tensor) -> Non
     rows, columns = net.grid(*student.shape[2:])
     order = torch.arange(rows * columns)[None]
     counter = FlopCounterMode(display=False)
-    # the counter does not know the fused attention of a CPU
-    with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH):
+    with torch.no_grad(), counter, _attention_in_steps():
         net(student[:1].detach(), teacher[:1], order, rows * columns // 2)
     parameters = sum(p.numel() for p in net.parameters())
     MMLogger.get_current_instance().info(
@@ -287,3 +286,14 @@ def describe(where: str, net: PriorNet, student: Tensor, teacher: Tensor) -> Non
         f'{counter.get_total_flops() / 1e9:.3f} GFLOPs for a map of '
         f'{tuple(student.shape[2:])}, while training only'
     )
+
+
+def _attention_in_steps() -> AbstractContextManager:
+    """As matrix products: the counter does not know the fused attention of a CPU."""
+    try:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+    except ImportError:  # before PyTorch 2.3
+        return torch.backends.cuda.sdp_kernel(
+            enable_flash=False, enable_mem_efficient=False
+        )
+    return sdpa_kernel(SDPBackend.MATH)
