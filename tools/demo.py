@@ -16,8 +16,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = 'configs/kd/digits/'
+HOME = Path(__file__).resolve().parents[1]  # the checkout, or kd_mm/.mim of a wheel
+CONFIGS = f'{HOME}/configs/kd/digits/'
 TEACHER = f'{CONFIGS}retinanet_r18w24_digits'
 RUNS = {
     'student alone': f'{CONFIGS}retinanet_r18w16_digits.py',
@@ -32,13 +32,13 @@ def main() -> int:
     parser.add_argument('--out', default='work_dirs/demo', help='folder for results')
     parser.add_argument('--fresh', action='store_true', help='start over')
     args = parser.parse_args()
-    out = ROOT / args.out
+    out = Path(args.out)
     if args.fresh:
         shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
 
     console.rule('digits data')
-    call('tools/make_digits.py', 'data/digits')
+    call('make_digits', 'data/digits')
     results = {name: train(name, config, out) for name, config in RUNS.items()}
     results['teacher'] = test_teacher(out)
     (out / 'results.json').write_text(json.dumps(results, indent=1))
@@ -48,11 +48,11 @@ def main() -> int:
     return 0
 
 
-def call(*command: str) -> None:
+def call(tool: str, *arguments: str) -> None:
     """Run one of the project's tools, its output passing through."""
-    line = [sys.executable, '-W', 'ignore', *command]
-    if code := subprocess.run(line, cwd=ROOT).returncode:
-        sys.exit(f'error: python {" ".join(command)} failed with exit code {code}')
+    line = [sys.executable, '-W', 'ignore', f'{HOME}/tools/{tool}.py', *arguments]
+    if code := subprocess.run(line).returncode:
+        sys.exit(f'error: {tool} {" ".join(arguments)} failed with exit code {code}')
 
 
 def train(name: str, config: str, out: Path) -> dict:
@@ -64,7 +64,7 @@ def train(name: str, config: str, out: Path) -> dict:
         console.print(f'{folder.name} was trained before; --fresh trains it again')
         return json.loads(done.read_text())
     shutil.rmtree(folder, ignore_errors=True)
-    call('tools/train.py', config, '--work-dir', str(folder))
+    call('train', config, '--work-dir', str(folder))
     scalars = read_scalars(folder)
     last = [row for row in scalars if 'coco/bbox_mAP' in row][-1]
     steps = [row['time'] for row in scalars if 'loss' in row]
@@ -72,7 +72,7 @@ def train(name: str, config: str, out: Path) -> dict:
         ap=last['coco/bbox_mAP'],
         ap50=last['coco/bbox_mAP_50'],
         seconds_per_step=sorted(steps)[len(steps) // 2],
-        folder=str(folder.relative_to(ROOT)),
+        folder=str(folder),
         checkpoint=Path((folder / 'last_checkpoint').read_text().strip()).name,
         config=RUNS['student alone'],  # a distilled checkpoint is a plain student's
     )
@@ -87,7 +87,7 @@ def test_teacher(out: Path) -> dict:
     if not (folder / 'done.json').is_file():
         shutil.rmtree(folder, ignore_errors=True)
         call(
-            'tools/test.py',
+            'test',
             f'{TEACHER}.py',
             f'{TEACHER}.pth',
             '--work-dir',
@@ -139,11 +139,9 @@ def draw(results: dict, out: Path) -> None:
     from mmdet.utils import register_all_modules
 
     register_all_modules()
-    truth = json.loads(
-        (ROOT / 'data/digits/annotations/instances_val.json').read_text()
-    )
+    truth = json.loads(Path('data/digits/annotations/instances_val.json').read_text())
     images = truth['images']
-    paths = [str(ROOT / 'data/digits/val' / image['file_name']) for image in images]
+    paths = [f'data/digits/val/{image["file_name"]}' for image in images]
     boxes = [
         [
             (*a['bbox'], a['category_id'] - 1, 1.0)
@@ -154,8 +152,8 @@ def draw(results: dict, out: Path) -> None:
     ]
     columns = {'truth': boxes[:SHOWN]}
     for name, row in results.items():
-        checkpoint = ROOT / row['folder'] / row['checkpoint']
-        model = init_detector(str(ROOT / row['config']), str(checkpoint), device='cpu')
+        checkpoint = Path(row['folder'], row['checkpoint'])
+        model = init_detector(row['config'], str(checkpoint), device='cpu')
         row['parameters'] = sum(p.numel() for p in model.parameters())
         found = [
             boxes_of(inference_detector(model, path).pred_instances) for path in paths
@@ -263,7 +261,7 @@ def draw_curves(
         if 'seconds_per_step' not in row:
             axes[0].axhline(row['ap'], color='grey', ls='--', label=name)
             continue
-        scalars = read_scalars(ROOT / row['folder'])
+        scalars = read_scalars(Path(row['folder']))
         found = [(r['step'], r[metric]) for r in scalars if metric in r]
         axes[0].plot(*zip(*found), marker='o', label=name)
         rows = [r for r in scalars if 'loss' in r]

@@ -11,10 +11,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from demo import ROOT, call, console, draw_curves, read_scalars
+from demo import HOME, call, console, draw_curves, read_scalars
 from rich.table import Table
 
-CONFIGS = 'configs/kd_cls/digits/'
+CONFIGS = f'{HOME}/configs/kd_cls/digits/'
 RUNS = {
     'teacher': ('resnet20', 'resnet20'),
     'student alone': ('resnet8', 'resnet8'),
@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument('--out', default='work_dirs/demo_cls', help='for results')
     parser.add_argument('--fresh', action='store_true', help='start over')
     args = parser.parse_args()
-    out = ROOT / args.out
+    out = Path(args.out)
     if args.fresh:
         shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -61,10 +61,10 @@ def run(name: str, config: str, plain: str, *, out: Path, teacher: Path) -> dict
     options = ['--work-dir', str(folder)]
     if config != plain:
         options += ['--cfg-options', f'model.teacher.checkpoint={teacher}']
-    call('tools/train.py', f'{CONFIGS}{config}.py', *options)
+    call('train', f'{CONFIGS}{config}.py', *options)
     checkpoint = str(folder / 'epoch_30.pth')
     test = folder / 'test'
-    call('tools/test.py', f'{CONFIGS}{plain}.py', checkpoint, '--work-dir', str(test))
+    call('test', f'{CONFIGS}{plain}.py', checkpoint, '--work-dir', str(test))
     path = max(test.glob('*/*.json'), key=lambda p: p.stat().st_mtime)
     metric = json.loads(path.read_text().splitlines()[-1])
     steps = [row['time'] for row in read_scalars(folder) if 'loss' in row]
@@ -72,7 +72,7 @@ def run(name: str, config: str, plain: str, *, out: Path, teacher: Path) -> dict
         top1=metric['accuracy/top1'],
         parameters=count(checkpoint),
         seconds_per_step=sorted(steps)[len(steps) // 2],
-        folder=str(folder.relative_to(ROOT)),
+        folder=str(folder),
     )
     done.write_text(json.dumps(result))
     return result
