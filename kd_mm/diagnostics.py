@@ -14,17 +14,29 @@ class GradientShare:
 
     ``||g_kd|| / (||g_kd|| + ||g_task||)`` over all levels of a link, 0 when the link
     does nothing and 1 when it drowns the task. Our choice. Read off in the backward
-    pass that happens anyway, on the steps where :meth:`watch` is called.
+    pass that happens anyway, often at first and sparsely later.
 
     Attributes:
-        value (Tensor | None): The last share, a scalar without gradient.
+        value (Tensor | None): The last share, a scalar without gradient; a gradient
+            that overflowed leaves the one before.
     """
 
     def __init__(self) -> None:
         self.value: Tensor | None = None
+        self._steps = 0
 
-    def watch(self, features: list[Tensor]) -> list[Tensor]:
-        """Return aliases to distil from, and measure in the coming backward pass."""
+    def watch(self, features: list[Tensor], interval: int = 1) -> list[Tensor]:
+        """Return aliases to distil from, and measure in the coming backward pass.
+
+        Args:
+            features (list[Tensor]): The student's side of a link, every step.
+            interval (int): Measure every so many steps, and in steps 0, 1, 2, 4, 8 ...
+                of the link, so that short runs and late links show more than one
+                number. Defaults to 1.
+        """
+        done, self._steps = self._steps, self._steps + 1
+        if done % interval and done & (done - 1):
+            return features
         if not all(feature.requires_grad for feature in features):
             return features
         squares: list[tuple[Tensor, Tensor]] = []
@@ -46,7 +58,10 @@ class GradientShare:
                 kd, rest = (
                     torch.stack(s).sum().sqrt() for s in zip(*squares, strict=True)
                 )
-                self.value = kd / (kd + rest + 1e-12)
+                both = kd + rest
+                before = torch.nan if self.value is None else self.value
+                share = kd / (both + 1e-12)
+                self.value = torch.where(both.isfinite(), share, before)
 
         feature.register_hook(compare)
         return alias

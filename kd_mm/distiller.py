@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from mmengine.dist import get_world_size
+from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from .diagnostics import GradientShare, NonFiniteWatch
@@ -29,6 +29,10 @@ class Distiller(nn.Module):
         taps (dict[str, Taps]): Taps of the 'student' and of the 'teacher'.
         share_interval (int): Measure the gradient share every so many steps; 0: never.
         stop_on_nan (bool): Whether :class:`NonFiniteWatch` ends a run that is lost.
+
+    Attributes:
+        progress (Progress | None): Where training is, as
+            :class:`kd_mm.hooks.DistillHook` says before every iteration.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class Distiller(nn.Module):
         self.taps = taps
         self.share_interval = share_interval
         self.step = 0
+        self.progress: Progress | None = None
+        self._complained = False
         self.shares = {name: GradientShare() for name in links}
         self.watch = NonFiniteWatch(stop=stop_on_nan)
         self.register_load_state_dict_post_hook(_plain_student_is_complete)
@@ -57,10 +63,33 @@ class Distiller(nn.Module):
             self.teacher.apply_to_tensors(fn)
         return self
 
+    def now(self) -> Progress:
+        """Where training is; without a hook that says so, what the message hub says."""
+        return self.progress or Progress.now()
+
     def factors(self) -> dict[str, float]:
         """Factor of every link at this moment of training."""
-        progress = Progress.now()
+        if self.progress is None and not self._complained:
+            self._complain()
+        progress = self.now()
         return {name: link.factor(progress) for name, link in self.links.items()}
+
+    def _complain(self) -> None:
+        """Say once what a training loop without our hook leaves out."""
+        self._complained = True
+        missing = [
+            f'links.{name}: {text}'
+            for name, link in self.links.items()
+            for text in link.unserved()
+        ]
+        if self.teacher.validate:
+            missing.append('teacher.validate is ignored')
+        MMLogger.get_current_instance().warning(
+            "kd_mm: this training loop does not call DistillHook; MMEngine's Runner "
+            'and FlexibleRunner do: nothing checks what is resumed, and how far '
+            'training is comes from the current message hub'
+            + ''.join(f'; {text}' for text in missing)
+        )
 
     def specs(self, side: str, factors: dict[str, float]) -> list[str]:
         """Taps that the links with a factor above 0 need on one side."""
@@ -76,7 +105,6 @@ class Distiller(nn.Module):
         factors: dict[str, float],
     ) -> dict[str, Tensor]:
         """Losses and diagnostics of all links for one batch."""
-        measure = self.share_interval and self.step % self.share_interval == 0
         self.step += 1
         out: dict[str, Tensor] = {}
         for name, link in self.links.items():
@@ -84,28 +112,20 @@ class Distiller(nn.Module):
                 continue
             pair = self.pair(link, student, teacher, samples, image_size)
             self._check_gradient(link, pair.student, student)
-            if measure:
-                pair.student = self.shares[name].watch(pair.student)
+            if self.share_interval:
+                share = self.shares[name]
+                pair.student = share.watch(pair.student, self.share_interval)
             out.update(link(pair, factors[name]))
             if self.shares[name].value is not None:
                 out[f'kd_{name}_gradient_share'] = self.shares[name].value
         return out
 
     def idle(self, like: Tensor, factors: dict[str, float]) -> dict[str, Tensor]:
-        """Log entries of the links that do not run now.
-
-        Under DDP every parameter has to take part in the loss, or the reducer waits
-        for it; a sum times zero does that without ``find_unused_parameters``.
-        """
+        """Log entries of the links that do not run now."""
         out = {}
         for name, link in self.links.items():
-            if factors[name]:
-                continue
-            zero = like.new_zeros((), dtype=torch.float32)
-            if get_world_size() > 1:
-                for parameter in link.parameters():
-                    zero = zero + parameter.flatten()[:0].sum()
-            out[f'loss_kd_{name}'] = zero
+            if not factors[name]:
+                out.update(link.idle(like))
         return out
 
     def pair(
@@ -128,6 +148,7 @@ class Distiller(nn.Module):
             samples=samples,
             image_size=image_size,
             padded_size=teacher.image_size,
+            progress=self.now(),
         )
         if len(pair.student) != len(pair.teacher):
             raise ConfigError(

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import torch
+from mmengine.dist import get_world_size
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -26,6 +28,15 @@ class Stage(Protocol):
 
     def check(self, link: 'Link') -> None:
         """Complain about what surrounds the stage."""
+
+    def unserved(self) -> str:
+        """What does not happen in a training loop without DistillHook."""
+
+    def too_few(self, pair: FeaturePair) -> bool:
+        """Whether the batch is too small for the stage."""
+
+    def check_time(self, progress: Progress) -> None:
+        """Complain about moments that training does not reach."""
 
     def finish(self, pair: FeaturePair, criterion: Criterion) -> None:
         """Look at what the last stage left."""
@@ -80,6 +91,8 @@ class Link(nn.Module):
                 self._build(cfg, Stage, f'stages[{i}]') for i, cfg in enumerate(stages)
             )
             self.criterion = self._build(criterion, Criterion, 'criterion')
+        self.too_few_in_one = ''  # which part a batch of one image says nothing to
+        self._warned = False
 
     @staticmethod
     def _read_levels(levels: Levels | dict | None) -> dict[str, list[int] | None]:
@@ -133,6 +146,7 @@ class Link(nn.Module):
             shapes = pair.shapes()
             try:
                 stage.setup(pair)
+                self._try_one_image(stage, pair)
                 pair = stage(pair)
             except (RuntimeError, ValueError) as error:
                 kind = LayoutError if isinstance(error, LayoutError) else ConfigError
@@ -141,6 +155,7 @@ class Link(nn.Module):
                 ) from error
         try:
             self.criterion.setup(pair)
+            self._try_one_image(self.criterion, pair)
             for stage in self.stages:
                 stage.finish(pair, self.criterion)
             self.criterion(pair)
@@ -168,21 +183,80 @@ class Link(nn.Module):
             )
         return [found[i] for i in levels]
 
+    def check_time(self, progress: Progress) -> None:
+        """Complain about moments that a training of this length does not reach.
+
+        A link without a weight does not run, so nothing of it matters.
+
+        Raises:
+            ConfigError: Names the stage and the option.
+        """
+        if not self.criterion.weight:
+            return
+        self.schedule.check(progress)
+        for i, stage in enumerate(self.stages):
+            try:
+                stage.check_time(progress)
+            except ConfigError as error:
+                where = f'stages[{i}] {type(stage).__name__}'
+                raise ConfigError(f'{where}: {error}') from error
+
     def factor(self, progress: Progress) -> float:
         """What everything of this link is multiplied with now; 0: it does not run."""
         if not self.criterion.weight or not all(s.ready for s in self.stages):
             return 0.0
         return self.schedule.factor(progress)
 
+    def unserved(self) -> list[str]:
+        """What does not happen in a training loop without DistillHook."""
+        return [text for stage in self.stages if (text := stage.unserved())]
+
+    def idle(self, like: Tensor) -> dict[str, Tensor]:
+        """Log entries of a step in which the link does not run.
+
+        Under DDP every parameter has to take part in the loss, or the reducer waits
+        for it; a sum over none of its numbers does that without
+        ``find_unused_parameters``.
+        """
+        zero = like.new_zeros((), dtype=torch.float32)
+        if get_world_size() > 1:
+            for parameter in self.parameters():
+                zero = zero + parameter.flatten()[:0].sum()
+        return {f'loss_kd_{self.name}': zero}
+
+    def _try_one_image(self, part: Any, pair: FeaturePair) -> None:
+        if part.too_few(pair.first(1)) and not self.too_few_in_one:
+            self.too_few_in_one = type(part).__name__
+
+    def _meaningless(self, part: Any, pair: FeaturePair) -> dict[str, Tensor]:
+        """Nothing for this step, and one warning for the run."""
+        if not self._warned:
+            self._warned = True
+            MMLogger.get_current_instance().warning(
+                f'links.{self.name}: {type(part).__name__} says nothing about a batch '
+                f'of {len(pair.student[0])} ({pair.shapes()}); the loss of the link is '
+                '0 in such a step'
+            )
+        return self.idle(pair.student[0])
+
     def forward(self, pair: FeaturePair, factor: float) -> dict[str, Tensor]:
         """Log entries of one step: losses, and diagnostics without gradient."""
         for stage in self.stages:
+            if self.training and stage.too_few(pair):
+                return self._meaningless(stage, pair)
             pair = stage(pair)
+        if self.training and self.criterion.too_few(pair):
+            return self._meaningless(self.criterion, pair)
         for stage in self.stages:
             stage.finish(pair, self.criterion)
         out = {f'loss_kd_{self.name}': factor * self.criterion(pair)}
         for name, loss in pair.losses.items():
             out[f'loss_kd_{self.name}_{name}'] = factor * loss
         for name, value in pair.logs.items():
+            if 'loss' in name:
+                raise ConfigError(
+                    f'links.{self.name}: a stage logs {name!r}, and MMEngine adds up '
+                    'every log entry with "loss" in its name; rename it'
+                )
             out[f'kd_{self.name}_{name}'] = torch.as_tensor(value).detach()
         return out

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from mmengine.model import is_model_wrapper
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIMIZERS
 from torch import nn
@@ -12,12 +11,14 @@ from torch.optim import Optimizer
 from .errors import ConfigError
 from .registry import OPTIM_WRAPPER_CONSTRUCTORS
 from .student import without_distiller
+from .utils.wrappers import unwrapped
 
 
 class OptimizerPair(Optimizer):
     """Two optimisers behind the interface of one.
 
-    Schedulers, gradient clipping and loss scaling see the groups of both.
+    Schedulers, gradient clipping and loss scaling see the groups of both. For those
+    schedulers that change the momentum every group has one: Adam's is its first beta.
 
     Args:
         first (Optimizer): Its groups come first; its learning rate is the one logged.
@@ -27,9 +28,22 @@ class OptimizerPair(Optimizer):
     def __init__(self, first: Optimizer, second: Optimizer) -> None:
         self.both = (first, second)
         super().__init__([*first.param_groups, *second.param_groups], {})
+        self._show_momentum()
+
+    def _show_momentum(self) -> None:
+        for group in self.param_groups:
+            if 'betas' in group:
+                group.setdefault('momentum', group['betas'][0])
+        own = {k: v for k, v in self.both[0].defaults.items() if k != 'betas'}
+        if all('momentum' in group for group in self.param_groups):
+            own['momentum'] = self.param_groups[0]['momentum']
+        self.defaults = own
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Let both take their step."""
+        for group in self.param_groups:
+            if 'betas' in group:
+                group['betas'] = (group['momentum'], *group['betas'][1:])
         loss = self.both[0].step(closure)
         self.both[1].step()
         return loss
@@ -47,6 +61,7 @@ class OptimizerPair(Optimizer):
             optimizer.load_state_dict(state)
         # loading makes new groups
         self.param_groups = [g for one in self.both for g in one.param_groups]
+        self._show_momentum()
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -82,7 +97,7 @@ class DistillerOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         super().__init__(optim_wrapper_cfg, paramwise)
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        inner = model.module if is_model_wrapper(model) else model
+        inner = unwrapped(model)
         distiller = getattr(inner, 'distiller', nn.Identity())
         trained = [p for p in distiller.parameters() if p.requires_grad]
         if not trained:

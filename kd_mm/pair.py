@@ -1,12 +1,13 @@
 """What flows through a link."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from .errors import ConfigError
+from .schedule import Progress
 
 # The forms a feature comes in, told apart by the number of axes. Everything that asks
 # where channels or positions are asks here.
@@ -114,7 +115,10 @@ class FeaturePair:
             position, ``(N, 1, H, W)``, that spatial criteria multiply with, or None.
         losses (dict[str, Tensor]): Extra losses of stages, already weighted. Logged
             as ``loss_kd_<link>_<name>`` and added to the total.
-        logs (dict[str, Tensor]): Diagnostics, logged as ``kd_<link>_<name>``.
+        logs (dict[str, Tensor]): Diagnostics, logged as ``kd_<link>_<name>``; no name
+            contains "loss", or MMEngine would add it to the total.
+        progress (Progress): Where training is. Defaults to what the current message
+            hub says.
 
     Examples:
         >>> import torch
@@ -135,10 +139,16 @@ class FeaturePair:
     padded_size: tuple[int, int] | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     logs: dict[str, Tensor] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress.now)
 
     def __post_init__(self) -> None:
         if not self.weight:
             self.weight = [None] * len(self.student)
+
+    def first(self, count: int) -> 'FeaturePair':
+        """The same features of the first ``count`` images only."""
+        sides = [[f[:count] for f in side] for side in (self.student, self.teacher)]
+        return replace(self, student=sides[0], teacher=sides[1])
 
     def shapes(self) -> str:
         """Both sides' shapes level by level, for messages."""

@@ -34,6 +34,9 @@ _OTHER_INPUTS = dict(
     'detector inside it',
 )
 
+# What the data samples of a toolbox never have: a link that reads it is refused here.
+_NO_TRUTH = dict(BaseClassifier='gt_instances', BaseDetector='gt_label')
+
 _INSTEAD = (
     'which student and teacher choose differently, so that nothing can be compared one '
     'by one; tap maps of whole images in front of them, such as neck, backbone or '
@@ -176,9 +179,17 @@ def _once(
         student=training.map(Tensor.cpu),
         predicting=predicting and predicting.map(Tensor.cpu),
         teacher=shown.recording.map(Tensor.cpu),
-        samples=[s.to('cpu') for s in samples],
+        samples=[_as_trained(student, s.to('cpu')) for s in samples],
         size=size,
     )
+
+
+def _as_trained(student: nn.Module, sample: Any) -> Any:
+    """A sample with the ground truth that the student's data will have."""
+    for parent in type(student).__mro__:
+        if (foreign := _NO_TRUTH.get(parent.__name__)) in sample:
+            delattr(sample, foreign)
+    return sample
 
 
 def _student(

@@ -143,8 +143,16 @@ def _loader(count: int, shuffle: bool) -> dict:
     )
 
 
-def runner(model: dict, work_dir: Path, *, epochs: int = 2, seed: int = 0, **extra):
-    """An MMEngine Runner over :class:`PackedImages`."""
+def runner(
+    model: dict,
+    work_dir: Path,
+    *,
+    epochs: int = 2,
+    seed: int = 0,
+    kind: type = Runner,
+    **extra,
+):
+    """A runner of MMEngine over :class:`PackedImages`."""
     cfg = Config(
         dict(
             default_scope='mmdet',
@@ -169,7 +177,7 @@ def runner(model: dict, work_dir: Path, *, epochs: int = 2, seed: int = 0, **ext
         )
     )
     cfg.merge_from_dict(extra)
-    return Runner.from_cfg(cfg)
+    return kind.from_cfg(cfg)
 
 
 def trial_pair(student, teacher, size=(32, 32)) -> FeaturePair:

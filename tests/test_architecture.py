@@ -20,6 +20,7 @@ FLOORS = (
         'utils.kinds',
         'utils.randomness',
         'utils.states',
+        'utils.wrappers',
         'sizes',
     ),
     ('options', 'toolboxes', 'utils.files', 'utils.saving'),

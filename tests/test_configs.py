@@ -10,6 +10,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 
 import kd_mm  # noqa: F401  makes `kd_mm::` known to MMEngine
+from kd_mm.link import Link
+from kd_mm.schedule import Progress
 from kd_mm.utils.kinds import is_type
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,6 +75,15 @@ def test_a_shipped_config_builds(path):
             student = MODELS.build(plain)
         own = [k for k in model.state_dict() if not k.startswith('distiller.')]
         assert own == list(student.state_dict())
+
+
+@pytest.mark.parametrize('path', CONFIGS, **names)
+def test_a_shipped_schedule_arrives_before_training_ends(path):
+    cfg = read(path)
+    if is_type(cfg.model, 'kd_mm.Distill'):
+        epochs = cfg.train_cfg.max_epochs
+        for name, link in cfg.model.links.items():
+            Link(name=name, **link).check_time(Progress(0, 0, epochs, 1000 * epochs))
 
 
 def test_model_index_names_existing_configs_and_collections():

@@ -9,6 +9,7 @@ from helpers import build, detection_batch, distill_cfg, fitnet, losses_of
 from mmengine.logging import MMLogger
 
 from kd_mm.diagnostics import GradientShare, NonFiniteWatch
+from kd_mm.schedule import Progress
 
 
 def test_share_equals_the_two_gradients_computed_apart():
@@ -69,3 +70,41 @@ def test_a_broken_run_does_not_fill_the_log(reports):
     for _ in range(20):
         watch(dict(loss_kd_x=torch.tensor(float('inf'))))
     assert len(reports) == NonFiniteWatch.reports
+
+
+def shares(scales: list[float], interval: int) -> list[float | None]:
+    """What is logged in every step, if the task's gradient is scaled so."""
+    share, out = GradientShare(), []
+    for scale in scales:
+        x = torch.ones(3, requires_grad=True)
+        feature = x * 1
+        (alias,) = share.watch([feature], interval)
+        (alias.sum() + scale * feature.sum()).backward()
+        out.append(None if share.value is None else float(share.value))
+    return out
+
+
+def test_a_short_run_shows_more_than_one_share():
+    steps = [float(i) for i in range(120)]
+    seen = shares(steps, 50)
+    measured = [0] + [i for i in range(1, 120) if seen[i] != seen[i - 1]]
+    assert measured == [0, 1, 2, 4, 8, 16, 32, 50, 64, 100]
+    assert seen[50] == pytest.approx(1 / 51, rel=1e-4)
+
+
+def test_an_overflow_leaves_the_share_before_it():
+    seen = shares([1.0, float('inf'), float('nan'), 3.0, 3.0], 1)
+    assert seen == pytest.approx([0.5, 0.5, 0.5, 0.25, 0.25])
+    assert shares([float('inf'), 1.0], 50)[1] == pytest.approx(0.5)
+
+
+def test_a_link_that_begins_late_is_measured_at_once():
+    links = fitnet()
+    links['late'] = dict(links['fpn'], schedule=dict(warmup=4))
+    model = build(distill_cfg(toys.retinanet(), toys.retinanet(), links))
+    for done in range(4):
+        model.distiller.progress = Progress(float(done), done, 8, 8)
+        losses = losses_of(model, detection_batch())
+        model.parse_losses(losses)[0].backward()
+        measured = model.distiller.shares['late'].value is not None
+        assert measured == (done >= 1)

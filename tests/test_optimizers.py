@@ -4,7 +4,7 @@ import pytest
 import torch
 import toys
 from helpers import build, detection_batch, distill_cfg, losses_of, runner
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import ConstantMomentum, build_optim_wrapper
 from mmengine.runner import Runner
 
 import kd_mm.utils.amp  # noqa: F401  registers CPUAmpOptimWrapper
@@ -106,3 +106,27 @@ def test_what_makes_no_sense_is_refused():
     plain = build(toys.retinanet())
     with pytest.raises(ConfigError, match='no link'):
         build_optim_wrapper(plain, wrapper_cfg())
+
+
+@pytest.mark.parametrize('first', ['SGD', 'AdamW'])
+@pytest.mark.parametrize('second', ['SGD', 'AdamW'])
+def test_a_momentum_schedule_reaches_both(first, second):
+    """MMEngine's momentum schedulers ask for `defaults`; Adam's momentum is a beta."""
+    settings = dict(SGD=dict(momentum=0.8), AdamW=dict(betas=(0.8, 0.95)))
+    cfg = wrapper_cfg()
+    cfg['optimizer'] = dict(type=first, lr=0.01, **settings[first])
+    cfg['paramwise_cfg'] = dict(
+        distiller=dict(type=second, lr=0.01, **settings[second])
+    )
+    model = build(distill_cfg(toys.retinanet(), toys.retinanet()))
+    wrapper = build_optim_wrapper(model, cfg)
+    schedule = ConstantMomentum(wrapper.optimizer, factor=0.5, end=9)
+    assert {group['momentum'] for group in wrapper.optimizer.param_groups} == {0.4}
+    for _ in range(2):
+        loss, _ = model.parse_losses(losses_of(model, detection_batch()))
+        wrapper.update_params(loss)
+        schedule.step()
+    for kind, optimizer in zip((first, second), wrapper.optimizer.both, strict=True):
+        for group in optimizer.param_groups:
+            assert group['momentum'] == 0.4
+            assert kind == 'SGD' or group['betas'] == (0.4, 0.95)

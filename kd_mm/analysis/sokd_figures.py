@@ -81,12 +81,18 @@ def colour_bar(figure: Figure, shown: AxesImage, axis: Axes) -> Colorbar:
     return figure.colorbar(shown, ax=axis, shrink=0.8, ticks=MaxNLocator(5))
 
 
-def policy_figure(course: dict[str, dict[str, list[float]]], entropy: list[float]):
-    """Weight, probability and magnitude of every operator, and entropy, over epochs.
+def policy_figure(
+    course: dict[str, dict[str, list[float]]],
+    entropy: list[float],
+    when: tuple[str, list[float]] | None = None,
+) -> np.ndarray:
+    """Weight, probability and magnitude of every operator, and entropy, over time.
 
     Args:
-        course (dict): By operator, by part, one value an epoch.
-        entropy (list[float]): In nats, one value an epoch.
+        course (dict): By operator, by part, one value each time.
+        entropy (list[float]): In nats, one value each time.
+        when (tuple, optional): 'epoch' or 'iteration', and the times. Defaults to
+            None, every epoch.
 
     Returns:
         ndarray: ``(H, W, 3)`` uint8 RGB.
@@ -97,20 +103,21 @@ def policy_figure(course: dict[str, dict[str, list[float]]], entropy: list[float
         probability='probability to run when drawn (beta)',
         magnitude='magnitude (m; 0.5 is no shear, shift or rotation)',
     )
-    epochs = range(1, len(entropy) + 1)
+    unit, times = when or ('epoch', [i + 1.0 for i in range(len(entropy))])
+    margin = 0.5 * max(times) / len(times)
     colours = plt.get_cmap('tab10')
     for axis, (part, title) in zip(axes.flat, titles.items(), strict=False):
         for i, (name, parts) in enumerate(course.items()):
             if part in parts:
                 axis.plot(
-                    epochs, parts[part], color=colours(i), marker='o', ms=3, label=name
+                    times, parts[part], color=colours(i), marker='o', ms=3, label=name
                 )
         highest = max(max(p[part]) for p in course.values() if part in p)
         axis.set(title=title, ylim=(-0.02, 1.2 * highest if part == 'weight' else 1.02))
-    axes[1, 1].plot(epochs, entropy, color='#1a1a1a', marker='o', ms=3)
+    axes[1, 1].plot(times, entropy, color='#1a1a1a', marker='o', ms=3)
     axes[1, 1].set(title='entropy of the choice of a sub-policy (nats)')
     for axis in axes.flat:
-        axis.set(xlabel='epoch', xlim=(0.5, len(entropy) + 0.5))
+        axis.set(xlabel=unit, xlim=(min(times) - margin, max(times) + margin))
         axis.grid(alpha=0.3)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     handles, labels = axes[0, 1].get_legend_handles_labels()

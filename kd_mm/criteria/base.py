@@ -76,6 +76,14 @@ class Criterion(nn.Module):
         """
         self.accept(pair)
 
+    def too_few(self, pair: FeaturePair) -> bool:
+        """Whether the batch is too small for the loss to mean anything.
+
+        The last batch of an epoch may be a single image. The link then gives 0 for
+        that step.
+        """
+        return False
+
     def forward(self, pair: FeaturePair) -> Tensor:
         """Weighted sum over the levels of ``pair``."""
         self.accept(pair)

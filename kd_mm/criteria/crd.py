@@ -49,8 +49,9 @@ def indices_of(samples: Sequence[Any], images: int) -> list[int]:
         )
     if max(found) >= images:
         raise ConfigError(
-            f'CRDLoss(images={images}) met image {max(found)}: images is the size of '
-            'the training set'
+            f'CRDLoss(images={images}) met image {max(found)}: images has to exceed '
+            'every sample_idx. A fold or a subset numbers its images as the whole data '
+            'set does, so give the size of that'
         )
     return found
 
@@ -82,7 +83,8 @@ class CRDLoss(Criterion):
     every part from 0, so that its parts would share entries of the banks.
 
     Args:
-        images (int): Size of the training set. Defaults to 50000.
+        images (int): Size of the training set; of a fold or a subset, that of the whole
+            set it is cut from. Defaults to 50000.
         negatives (int): Drawn in a step. Defaults to 16384.
         dim (int): Of the embedding. Defaults to 128.
         tau (float): Temperature. Defaults to 0.07.

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ..options import NonNegative, Positive, checked
-from ..pair import VECTOR
+from ..pair import VECTOR, FeaturePair
 from ..registry import MODELS
 from .base import LOGITS, Criterion
 
@@ -74,6 +74,9 @@ class DISTLoss(Criterion):
     ) -> None:
         super().__init__(weight=weight)
         self.tau, self.inter, self.intra = tau, inter, intra
+
+    def too_few(self, pair: FeaturePair) -> bool:
+        return len(pair.student[0]) < 2  # a relation between images
 
     def loss(
         self, student: Tensor, teacher: Tensor, *, weight: Tensor | None = None

@@ -53,13 +53,22 @@ def dkd_loss(
 
 
 def targets(samples: Sequence[Any], device: torch.device) -> Tensor:
-    """The class of every image; of mixed images the one with the largest share."""
+    """The class of every image; of mixed images the one with the largest share.
+
+    Raises:
+        ConfigError: If a sample has none.
+    """
     found = []
     for sample in samples:
         if 'gt_score' in sample:
             found.append(sample.gt_score.argmax())
-        else:
+        elif 'gt_label' in sample:
             found.append(sample.gt_label.flatten()[0])
+        else:
+            raise ConfigError(
+                "this needs each image's class, and the data samples have no gt_label: "
+                'it is for classifiers'
+            )
     return torch.stack(found).to(device)
 
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..pair import FeaturePair, channels
 from ..registry import MODELS
 from .base import Criterion
 
@@ -49,10 +49,9 @@ class PKDLoss(Criterion):
             levels.
     """
 
+    def too_few(self, pair: FeaturePair) -> bool:
+        # a level of one value a channel is 0 by itself
+        return all(feature.numel() < 2 * channels(feature) for feature in pair.student)
+
     def loss(self, student, teacher, *, weight=None):
-        if student[:, 0].numel() < 2:
-            raise ConfigError(
-                'PKDLoss standardises a channel over images and positions, and there '
-                f'is only one value in {tuple(student.shape)}'
-            )
         return pkd_loss(student, teacher, weight=weight)

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..pair import FeaturePair
 from ..registry import MODELS
 from .base import Criterion
 
@@ -40,6 +41,9 @@ class SPLoss(Criterion):
     weighted = False
     sees_channel_order = False
     same_layout = False
+
+    def too_few(self, pair: FeaturePair) -> bool:
+        return len(pair.student[0]) < 2
 
     def _level(self, student, teacher, weight):
         if weight is not None:

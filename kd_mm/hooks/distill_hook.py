@@ -1,44 +1,42 @@
 """The training loop's events, brought to the distiller."""
 
 import functools
+import sys
 from collections.abc import Iterator
 
+import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from mmengine.runner._flexible_runner import FlexibleRunner
 from torch import nn
 
 from ..analysis.evaluate import evaluate
 from ..errors import ConfigError
+from ..link import Link
 from ..registry import HOOKS
+from ..schedule import Progress, takes_note
 from ..sizes import data_of_run
 from ..teacher import Teacher
+from ..utils.wrappers import unwrapped
 from .restore_hook import RestoreHook
+
+STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy')  # of a FlexibleRunner
 
 
 def attach_to_runners() -> None:
-    """Give every Runner whose model is distilled the hooks it needs.
+    """Give every runner whose model is distilled the hooks it needs.
 
     A model cannot ask for a hook in MMEngine, and one more line in every user's config
-    is easily forgotten. The Runner builds its model before its hooks, so this wraps
-    ``Runner.register_hooks``; other models are not touched. ``Runner.build_model`` is
-    wrapped too, to tell the model which images it will be trained on.
+    is easily forgotten. A FlexibleRunner builds its model after its hooks, so this
+    wraps ``call_hook``; other models are not touched. ``Runner.build_model`` is wrapped
+    too, to tell the model which images it will be trained on.
     """
-    if hasattr(Runner.register_hooks, '__wrapped__'):
-        return
-    original = Runner.register_hooks
-
-    @functools.wraps(original)
-    def register_hooks(self, default_hooks=None, custom_hooks=None):
-        original(self, default_hooks, custom_hooks)
-        if _distiller(self) is None:
-            return
-        for kind in (DistillHook, RestoreHook):
-            if not any(isinstance(hook, kind) for hook in self.hooks):
-                self.register_hook(kind())
-
-    Runner.register_hooks = register_hooks
+    for kind in (Runner, FlexibleRunner):
+        if not hasattr(kind.call_hook, '__wrapped__'):
+            kind.call_hook = _serving(kind.call_hook)
     build = Runner.build_model
+    if hasattr(build, '__wrapped__'):
+        return
 
     @functools.wraps(build)
     def build_model(self, model):
@@ -48,26 +46,51 @@ def attach_to_runners() -> None:
     Runner.build_model = build_model
 
 
+def _serving(original):
+    @functools.wraps(original)
+    def call_hook(self, fn_name, **kwargs):
+        if _distiller(self) is not None:
+            for kind in (DistillHook, RestoreHook):
+                if not any(isinstance(hook, kind) for hook in self.hooks):
+                    self.register_hook(kind())
+        original(self, fn_name, **kwargs)
+
+    return call_hook
+
+
 def _student(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return unwrapped(runner.model)
 
 
 def _distiller(runner: Runner):
+    if not isinstance(runner.model, nn.Module):  # not built yet
+        return None
     return getattr(_student(runner), 'distiller', None)
 
 
 @HOOKS.register_module()
 class DistillHook(Hook):
-    """Evaluates the teacher, and serves the stages.
+    """Says where training is, evaluates the teacher, and serves the stages.
 
     Present in every run of a distilled model without being asked for.
     """
 
     priority = 'NORMAL'
 
+    def __init__(self) -> None:
+        self._active: set[str] = set()  # links in the last iteration
+
     def _stages(self, runner: Runner) -> Iterator:
         for link in _distiller(runner).links.values():
             yield from link.stages
+
+    def before_run(self, runner: Runner) -> None:
+        strategy = type(getattr(runner, 'strategy', None)).__name__
+        if strategy not in (*STRATEGIES, 'NoneType'):
+            raise ConfigError(
+                f'strategy={strategy}: a model cannot be distilled under it; there are '
+                f"{', '.join(STRATEGIES)}, and MMEngine's plain Runner"
+            )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Weights that are lost replace no good checkpoint."""
@@ -86,32 +109,56 @@ class DistillHook(Hook):
             )
 
     def before_train(self, runner: Runner) -> None:
-        teacher = _distiller(runner).teacher
-        teacher.check_differs(_student(runner))
-        if teacher.validate:
-            self._validate(runner, teacher)
-        for stage in self._stages(runner):
-            stage.before_train(runner)
-
-    def before_train_epoch(self, runner: Runner) -> None:
-        for stage in self._stages(runner):
-            stage.before_train_epoch(runner)
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        for stage in self._stages(runner):
-            stage.after_train_epoch(runner)
+        distiller = _distiller(runner)
+        progress = distiller.progress = Progress.of(runner)
+        for name, link in distiller.links.items():
+            if not link.criterion.weight:
+                continue
+            try:
+                link.check_time(progress)
+                self._check_batch_size(runner, link)
+                for stage in link.stages:
+                    stage.before_train(runner)
+            except ConfigError as error:
+                text = str(error).removeprefix(f'links.{name}: ')
+                raise ConfigError(f'links.{name}: {text}') from error
+        distiller.teacher.check_differs(_student(runner))
+        if distiller.teacher.validate:
+            self._validate(runner, distiller.teacher)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None
     ) -> None:
+        distiller = _distiller(runner)
+        distiller.progress = Progress.of(runner)
         for stage in self._stages(runner):
             stage.before_train_iter(runner, data_batch)
+        active = {name for name, factor in distiller.factors().items() if factor}
+        if active != self._active and 'torch._dynamo' in sys.modules:
+            # Taps are hooks. What was compiled without them does not look for any, and
+            # what was compiled with them goes on to call them.
+            torch.compiler.reset()
+        self._active = active
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
         for stage in self._stages(runner):
             stage.after_train_iter(runner)
+        if takes_note(runner):
+            progress = Progress.of(runner, ahead=1)
+            for stage in self._stages(runner):
+                stage.note(runner, progress)
+
+    @staticmethod
+    def _check_batch_size(runner: Runner, link: Link) -> None:
+        loader = runner.train_dataloader
+        size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)
+        if size == 1 and link.too_few_in_one:
+            raise ConfigError(
+                f'{link.too_few_in_one} says nothing about a single image, and '
+                'train_dataloader.batch_size is 1'
+            )
 
     @staticmethod
     def _validate(runner: Runner, teacher: Teacher) -> None:

@@ -5,12 +5,12 @@ from typing import Any
 
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..utils.states import WRAPPERS, compare, equal, some
+from ..utils.wrappers import unwrapped
 
 DISTILLER = 'distiller.'
 
@@ -116,7 +116,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return unwrapped(runner.model)
 
 
 def _own(module: nn.Module) -> dict[str, Any]:

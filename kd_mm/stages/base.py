@@ -4,10 +4,12 @@ from typing import Any
 
 from mmengine.runner import Runner
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..criteria.base import Criterion
 from ..link import Link
-from ..pair import LAYOUTS, FeaturePair, check_layouts
+from ..pair import LAYOUTS, FeaturePair, channels, check_layouts
+from ..schedule import Progress
 
 
 class Stage(nn.Module):
@@ -19,9 +21,10 @@ class Stage(nn.Module):
     fit is found before the first iteration. Raise :class:`kd_mm.errors.ConfigError`
     (or any ``ValueError``) with what is wrong: the link adds its name and the shapes.
 
-    The ``before_*`` and ``after_*`` methods are called by
-    :class:`kd_mm.hooks.DistillHook` when MMEngine's Runner trains; a stage that needs
-    the training loop overrides them.
+    The ``before_*`` and ``after_*`` methods and :meth:`note` are called by
+    :class:`kd_mm.hooks.DistillHook` when a runner of MMEngine trains; a stage that
+    needs the training loop overrides them. They must not ask the runner for epochs,
+    which an iteration-based loop does not count: :class:`kd_mm.schedule.Progress` does.
 
     Attributes:
         mixes_channels (bool): Whether freshly initialised layers mix the student's
@@ -76,6 +79,25 @@ class Stage(nn.Module):
     def check(self, link: Link) -> None:
         """Complain about what surrounds the stage, once all of ``link`` is set up."""
 
+    def unserved(self) -> str:
+        """What does not happen in a training loop without DistillHook; '': nothing."""
+        return ''
+
+    def too_few(self, pair: FeaturePair) -> bool:
+        """Whether the batch is too small for the stage to work on in training.
+
+        Batch normalisation needs two values of every channel, and a single image may
+        have one only: a pooled vector, a map of one cell.
+        """
+        single = any(
+            feature.numel() < 2 * channels(feature)
+            for feature in (*pair.student, *pair.teacher)
+        )
+        return single and any(
+            isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+            for module in self.modules()
+        )
+
     def forward(self, pair: FeaturePair) -> FeaturePair:
         """Return the changed pair; changing it in place is fine."""
         raise NotImplementedError
@@ -95,20 +117,20 @@ class Stage(nn.Module):
         :func:`recall_after_load`.
         """
 
+    def check_time(self, progress: Progress) -> None:
+        """Complain about moments that a training of this length does not reach."""
+
     def before_train(self, runner: Runner) -> None:
         """After the weights are loaded, before the first iteration."""
-
-    def before_train_epoch(self, runner: Runner) -> None:
-        """Before every epoch."""
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        """After every epoch, before validation."""
 
     def before_train_iter(self, runner: Runner, data_batch: dict) -> None:
         """Before every iteration."""
 
     def after_train_iter(self, runner: Runner) -> None:
         """After every iteration, the optimiser's step included."""
+
+    def note(self, runner: Runner, progress: Progress) -> None:
+        """After every pass over the data, or more often: keep what plots will show."""
 
 
 def recall_after_load(stage: Stage, incompatible: Any) -> None:

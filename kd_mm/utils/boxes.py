@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..errors import ConfigError
+
 
 def boxes_in_cells(
     samples: Sequence[Any],
@@ -27,7 +29,15 @@ def boxes_in_cells(
         tuple[Tensor, Tensor]: Boxes ``(N, B, 4)``, x1, y1, x2, y2 in cells, B the most
         of any image, and labels ``(N, B)``. Images with fewer have empty boxes of
         label 0 at the end.
+
+    Raises:
+        ConfigError: If a sample has no boxes.
     """
+    if not all('gt_instances' in sample for sample in samples):
+        raise ConfigError(
+            'this needs the boxes of the ground truth, and the data samples have no '
+            'gt_instances: it is for detectors'
+        )
     found = [sample.gt_instances for sample in samples]
     boxes = [getattr(g.bboxes, 'tensor', g.bboxes).to(device).float() for g in found]
     labels = [g.labels.to(device) for g in found]

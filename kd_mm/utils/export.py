@@ -6,7 +6,6 @@ import os.path as osp
 
 import torch
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -17,6 +16,7 @@ from .files import check_is_file, read_checkpoint
 from .kinds import default_scope, is_type, mentions, type_name
 from .overrides import RUNNER_KEYS
 from .saving import write_whole
+from .wrappers import unwrapped
 
 DISTILLER = 'distiller.'
 KEPT_META = ('dataset_meta', 'epoch', 'iter', 'seed', 'experiment_name', 'time')
@@ -103,7 +103,7 @@ def check_fits(
     """
     checkpoint = read_checkpoint(path, key=key, trust=trust)
     state = checkpoint.get('state_dict', checkpoint)
-    whole = (model.module if is_model_wrapper(model) else model).state_dict()
+    whole = unwrapped(model).state_dict()
     # a plain student's checkpoint fits a distilled model
     own = {key: v for key, v in whole.items() if not key.startswith(DISTILLER)}
     missing = [key for key in own if key not in state]

@@ -23,7 +23,10 @@ def links() -> dict:
         fpn=dict(
             student='neck',
             teacher='neck',
-            stages=[dict(type='kd_mm.DAFA'), dict(type='kd_mm.DAM', top_k=3)],
+            stages=[
+                dict(type='kd_mm.DAFA', start=0, search_epochs=1),
+                dict(type='kd_mm.DAM', top_k=3),
+            ],
             criterion=dict(type='kd_mm.MSELoss'),
         )
     )
@@ -134,7 +137,7 @@ def test_the_hook_draws_at_the_start_and_after_epochs(tmp_path):
     drawn = sorted(path.name for path in tmp_path.rglob('*.png'))
     areas = [f'areas_fpn_0{i}_{epoch}.png' for i in range(2) for epoch in (0, 2)]
     assert drawn == sorted([*areas, 'policy_fpn_1.png', 'policy_fpn_2.png'])
-    course, entropy = policy_courses(one.message_hub.log_scalars)['fpn']
+    course, entropy, when = policy_courses(one.message_hub.log_scalars)['fpn']
     assert len(entropy) == 2 and len(course) == 9
 
 

@@ -8,7 +8,7 @@ from mmengine.config import Config
 pytestmark = pytest.mark.slow
 
 SOKD = [
-    dict(type='kd_mm.DAFA'),
+    dict(type='kd_mm.DAFA', start=0, search_epochs=1),
     dict(type='kd_mm.ConvAdapter'),
     dict(type='kd_mm.DAM', top_k=3, supervision='gt', heatmaps=1),
 ]

@@ -153,7 +153,7 @@ class DPK(Stage):
     # ---- use ------------------------------------------------------------------
 
     def forward(self, pair: FeaturePair) -> FeaturePair:
-        ratios = self._current_ratios()
+        ratios = self._current_ratios(pair.progress)
         for i, (key, net) in enumerate(self.nets.items()):
             level = int(key)
             student, teacher = pair.student[level], pair.teacher[level]
@@ -179,7 +179,7 @@ class DPK(Stage):
         self._steps += 1
         self.steps.fill_(self._steps)
 
-    def _current_ratios(self) -> list[float]:
+    def _current_ratios(self, now: Progress) -> list[float]:
         """One for every level; known on the host without waiting."""
         low, high = self.bounds
         if not isinstance(self.ratio, str):
@@ -189,7 +189,6 @@ class DPK(Stage):
             share = torch.rand(len(self.nets), generator=generator)
             return (low + (high - low) * share).tolist()
         if self.ratio in ('linear', 'exponential'):
-            now = Progress.now()
             done = now.iter / now.max_iters if now.max_iters else 0.0
             if self.ratio == 'linear':
                 return [high + (low - high) * done] * len(self.nets)

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from mmengine.dist import broadcast
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
@@ -16,7 +15,9 @@ from ...link import Link
 from ...options import Count, Natural, Positive, at_least, checked
 from ...pair import MAP, FeaturePair, channel_dim, channels, layout
 from ...registry import MODELS
-from ...unaugmented import plain_loader
+from ...schedule import Progress
+from ...unaugmented import plain_dataset, plain_loader
+from ...utils.wrappers import unwrapped
 from ..base import Stage
 from .fit import fit_channels
 from .matching import (
@@ -103,7 +104,6 @@ class ChannelAlign(Stage):
         self.images, self.share, self.ridge, self.seed = images, share, ridge, seed
         self.register_buffer('fitted_at', torch.tensor(-1))
         self._fitted_at = -1  # the same on the host: read in every step
-        self._trained_by_runner = self._warned = False
         self.register_load_state_dict_post_hook(_read_fitted_at)
 
     # ---- shapes and use -------------------------------------------------------
@@ -189,38 +189,45 @@ class ChannelAlign(Stage):
     @property
     def ready(self) -> bool:
         """Whether the map is fitted."""
-        if self._fitted_at < 0 and not (self._trained_by_runner or self._warned):
-            self._warned = True
-            MMLogger.get_current_instance().warning(
-                "ChannelAlign is not fitted, so its link does nothing. MMEngine's "
-                'Runner fits it; in another training loop, call '
-                'kd_mm.stages.kcd.fit_channels'
-            )
         return self._fitted_at >= 0
 
+    def unserved(self) -> str:
+        if self.ready:
+            return ''
+        return (
+            'ChannelAlign is not fitted, so its link does nothing; call '
+            'kd_mm.stages.kcd.fit_channels'
+        )
+
+    def check_time(self, progress: Progress) -> None:
+        progress.check('fit_at', self.fit_at, self.by_epoch, begins=True)
+        progress.check('every', self.every or 0, self.by_epoch, begins=True)
+        end = progress.end(self.by_epoch)
+        if self.every and end and 2 * (self.fit_at + self.every) >= end:
+            raise ConfigError(
+                f'every={self.every} is without effect: fit_at={self.fit_at} and '
+                f'{self.every} more are not within the first half of {end:g}'
+            )
+
     def before_train(self, runner: Runner) -> None:
-        """Check that the map will be fitted; forget one from an earlier run."""
-        self._trained_by_runner = True
+        """Check that the map can be fitted; forget one from an earlier run."""
         if self._fitted_at >= 0 and not runner._resume:
-            MMLogger.get_current_instance().info(
+            runner.logger.info(
                 'ChannelAlign: training starts anew, so the map in the checkpoint will '
                 'be fitted again'
             )
             self._mark(-1)
-        total = runner.max_epochs if self.by_epoch else runner.max_iters
-        if self._fitted_at < 0 and self.fit_at >= total:
-            unit = 'epochs' if self.by_epoch else 'iterations'
-            raise ConfigError(
-                f'ChannelAlign.fit_at={self.fit_at} is never reached in {total} {unit} '
-                'of training (by_epoch=False counts iterations)'
-            )
+        # now rather than when the time has come
+        if self._fitted_at < 0 and not self.is_control:
+            annotations = self.similarity == 'class'
+            plain_dataset(runner.train_dataloader.dataset, runner.cfg, annotations)
 
     def before_train_iter(self, runner: Runner, data_batch: dict) -> None:
         """Fit when the time has come, together with all other stages that are due."""
         self._check_boxes(data_batch)
         if not self.due(runner):
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         stages = [
             stage
             for link in model.distiller.links.values()
@@ -243,7 +250,7 @@ class ChannelAlign(Stage):
         for stage in stages:
             if stage.is_control:
                 stage.fit([])
-            stage._mark(runner.epoch if stage.by_epoch else runner.iter)
+            stage._mark(stage._done(Progress.of(runner)))
 
     def _check_boxes(self, data_batch: dict) -> None:
         """Say before the first step what the fit would trip over epochs later."""
@@ -263,13 +270,19 @@ class ChannelAlign(Stage):
 
     def due(self, runner: Runner) -> bool:
         """Whether the map should be fitted now."""
-        done = runner.epoch if self.by_epoch else runner.iter
+        progress = Progress.of(runner)
+        done, end = self._done(progress), progress.end(self.by_epoch)
         if self._fitted_at < 0:
             return done >= self.fit_at
         if self.every is None or self.is_control:
             return False
-        total = runner.max_epochs if self.by_epoch else runner.max_iters
-        return done >= self._fitted_at + self.every and 2 * done < total
+        first_half = end is None or 2 * done < end
+        return done >= self._fitted_at + self.every and first_half
+
+    def _done(self, progress: Progress) -> int:
+        """Whole epochs or iterations; 0 where only the start needs no counting."""
+        countable = self.fit_at or self.every
+        return int(progress.at(self.by_epoch)) if countable else 0
 
     def fit(self, covariances: list[Covariance]) -> None:
         """Set the maps from covariances, one per level; none for the controls.

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 import torch
 from mmengine.dist import all_reduce
-from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from torch import Tensor
 
@@ -118,6 +117,7 @@ class DAFA(Stage):
         self._trial: Trial | None = None  # waits for the end of the link
         self._pending: tuple[Draw, HostCopy] | None = None  # waits for the next step
         self._refused = ''
+        self._drawn: int | None = None  # in this step, for the plots
         self.fixed: tuple[Draw, Tensor] | None = None  # within an unrolled step
 
     # ---- shapes and use -------------------------------------------------------
@@ -146,22 +146,19 @@ class DAFA(Stage):
             seed=self.seed,
         )
 
-    @property
-    def age(self) -> float:
+    def age(self, progress: Progress) -> float:
         """Epochs (or iterations) since augmentation began; negative before."""
-        now = Progress.now()
-        return (now.epoch if self.by_epoch else now.iter) - self.start
+        return progress.at(self.by_epoch) - self.start
 
-    @property
-    def searching(self) -> bool:
+    def searching(self, progress: Progress) -> bool:
         """Whether the policy learns now."""
-        return 0 <= self.age < self.search_epochs
+        return 0 <= self.age(progress) < self.search_epochs
 
     def forward(self, pair: FeaturePair) -> FeaturePair:
         if self.fixed is not None:
             draw, levers = self.fixed
             pair.teacher = self._augment(pair.teacher, draw, levers, pair.image_size)
-        elif self.training and self.age >= 0:
+        elif self.training and self.age(pair.progress) >= 0:
             self._step(pair)
         self._given = list(pair.teacher)
         return pair
@@ -170,7 +167,7 @@ class DAFA(Stage):
         self.settle()
         plain, draw = pair.teacher, self.policy.draw()
         levers = on_device(draw.levers(), plain[0])
-        if self.searching and self.objective == 'consistency':
+        if self.searching(pair.progress) and self.objective == 'consistency':
             with torch.enable_grad():
                 levers.requires_grad_()
                 exact = [feature.float() for feature in plain]  # half would underflow
@@ -182,8 +179,7 @@ class DAFA(Stage):
             ]
         else:
             pair.teacher = self._augment(plain, draw, levers, pair.image_size)
-        hub = MessageHub.get_current_instance()
-        hub.update_scalar(f'kd_policy/{pair.link}/drawn', draw.index)
+        self._drawn = draw.index
         pair.logs['policy_entropy'] = torch.tensor(self.policy.entropy())
         pair.logs['policy_strength'] = torch.tensor(self.policy.strength())
 
@@ -232,7 +228,7 @@ class DAFA(Stage):
         with torch.enable_grad():
             loss = consistency(student, trial.augmented, pair, criterion)
             (slopes,) = torch.autograd.grad(loss, trial.levers)
-        pair.logs['policy_loss'] = loss = loss.detach()
+        pair.logs['policy_distance'] = loss = loss.detach()
         if self.estimator == 'relax':  # a baseline that no draw enters
             with torch.no_grad():
                 loss = loss - consistency(student, trial.plain, pair, criterion)
@@ -258,6 +254,15 @@ class DAFA(Stage):
         found = copy.read()
         self.policy.update(draw, found[:5], float(found[5]))
 
+    def unserved(self) -> str:
+        text = 'the policy of DAFA(objective="unrolled") never learns'
+        return text if self.objective == 'unrolled' else ''
+
+    def check_time(self, progress: Progress) -> None:
+        progress.check('start', self.start, self.by_epoch, begins=True)
+        end = self.start + self.search_epochs
+        progress.check('start + search_epochs', end, self.by_epoch)
+
     def before_train(self, runner: Runner) -> None:
         """A run that starts anew starts with a new policy."""
         if runner._resume and self._refused:
@@ -267,13 +272,23 @@ class DAFA(Stage):
 
     def before_train_iter(self, runner: Runner, data_batch: dict) -> None:
         """The search step of 'unrolled', once for all DAFA stages of the model."""
-        if self.objective == 'unrolled' and self.searching:
+        if self.objective == 'unrolled' and self.searching(Progress.of(runner)):
             search_step(runner, data_batch, caller=self)
 
-    def after_train_epoch(self, runner: Runner) -> None:
+    def after_train_iter(self, runner: Runner) -> None:
+        """Note what was drawn."""
+        if self._drawn is not None:
+            key = f'kd_policy/{self.link}/drawn'
+            runner.message_hub.update_scalar(key, self._drawn)
+            self._drawn = None
+
+    def note(self, runner: Runner, progress: Progress) -> None:
         """Note what the policy has become; the plots are drawn from it."""
-        hub = MessageHub.get_current_instance()
-        root = f'kd_policy/{self.link}'
+        hub, root = runner.message_hub, f'kd_policy/{self.link}'
+        if progress.epoch is None:
+            hub.update_scalar(f'{root}/iteration', progress.iter)
+        else:
+            hub.update_scalar(f'{root}/epoch', progress.epoch)
         hub.update_scalar(f'{root}/entropy', self.policy.entropy())
         for name, parts in self.policy.summary().items():
             for part, value in parts.items():

@@ -7,10 +7,11 @@ from typing import Protocol
 
 import torch
 from mmengine.dist import all_reduce
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ...schedule import Progress
+from ...utils.wrappers import unwrapped
 from .policy import Draw, Policy
 
 
@@ -21,8 +22,7 @@ class Searching(Protocol):
     policy: Policy
     fixed: tuple[Draw, Tensor] | None
 
-    @property
-    def searching(self) -> bool:
+    def searching(self, progress: Progress) -> bool:
         """Whether the policy learns now."""
 
     def settle(self) -> None:
@@ -53,14 +53,15 @@ def search_step(runner: Runner, data_batch: dict, *, caller: Searching) -> None:
         caller (Searching): The stage asking; only the first of the model's is served,
             together with the others.
     """
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped(runner.model)
+    progress = Progress.of(runner)
     factors = model.distiller.factors()
     stages = [
         stage
         for name, link in model.distiller.links.items()
         if factors[name]
         for stage in link.stages
-        if getattr(stage, 'objective', '') == 'unrolled' and stage.searching
+        if getattr(stage, 'objective', '') == 'unrolled' and stage.searching(progress)
     ]
     if not stages or stages[0] is not caller:
         return
