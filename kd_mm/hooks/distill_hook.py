@@ -28,22 +28,24 @@ def attach_to_runners() -> None:
 
     A model cannot ask for a hook in MMEngine, and one more line in every user's config
     is easily forgotten. A FlexibleRunner builds its model after its hooks, so this
-    wraps ``call_hook``; other models are not touched. ``Runner.build_model`` is wrapped
-    too, to tell the model which images it will be trained on.
+    wraps ``call_hook``; other models are not touched. Where models are built is wrapped
+    too, to tell them which images they will be trained on.
     """
-    for kind in (Runner, FlexibleRunner):
-        if not hasattr(kind.call_hook, '__wrapped__'):
-            kind.call_hook = _serving(kind.call_hook)
-    build = Runner.build_model
-    if hasattr(build, '__wrapped__'):
+    if hasattr(Runner.call_hook, '__wrapped__'):
         return
+    Runner.build_model = _telling_data(Runner.build_model)
+    FlexibleRunner.train = _telling_data(FlexibleRunner.train)
+    for kind in (Runner, FlexibleRunner):
+        kind.call_hook = _serving(kind.call_hook)
 
-    @functools.wraps(build)
-    def build_model(self, model):
+
+def _telling_data(original):
+    @functools.wraps(original)
+    def build(self, *args):
         with data_of_run(self._train_dataloader):
-            return build(self, model)
+            return original(self, *args)
 
-    Runner.build_model = build_model
+    return build
 
 
 def _serving(original):
