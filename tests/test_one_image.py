@@ -16,14 +16,14 @@ from kd_mm.schedule import Progress
 from kd_mm.stages import ChannelAlign, Stage
 from kd_mm.trial import trial_samples
 
-FORMS = dict(map=(8, 8, 8), dot=(8, 1, 1), vector=(8,), tokens=(6, 8))
+FORMS = dict(map=(8, 8, 8), dot=(8, 1, 1), vector=(8,), tokens=(17, 8))
 BN = dict(type='BN')
 
 # Criterion and stages by name, and the features they take.
 CRITERIA = dict(
-    ATLoss=('map', 'dot'),
+    ATLoss=('map', 'dot', 'tokens'),
     CRDLoss=('vector',),
-    CWDLoss=('map', 'dot'),
+    CWDLoss=('map', 'dot', 'tokens'),
     DISTLoss=('vector',),
     DKDLoss=('vector',),
     FGDLoss=('map', 'dot'),
@@ -37,7 +37,7 @@ CRITERIA = dict(
 OPTIONS = dict(CRDLoss=dict(images=20, negatives=16, dim=8))
 STAGES = dict(
     ChannelAlign=(dict(), ('map', 'dot', 'vector', 'tokens')),
-    ConvAdapter=(dict(layers=2, norm_cfg=BN), ('map', 'dot', 'vector')),
+    ConvAdapter=(dict(layers=2, norm_cfg=BN), ('map', 'dot', 'vector', 'tokens')),
     DAFA=(dict(start=0), ('map', 'dot', 'vector', 'tokens')),
     DAM=(dict(supervision='gt'), ('map', 'dot')),
     DPK=(dict(encoder=(8, 1, 2), decoder=(8, 1, 2)), ('map', 'dot')),
@@ -45,6 +45,7 @@ STAGES = dict(
     OFD=(dict(), ('map', 'dot')),
     Resize=(dict(), ('map', 'dot')),
     ReviewKD=(dict(), ('map', 'dot', 'vector')),
+    TokensToMap=(dict(), ('tokens',)),
 )
 CASES = [
     *(([], name, form) for name, forms in CRITERIA.items() for form in forms),
