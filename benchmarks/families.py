@@ -120,6 +120,8 @@ def plain_config(cfg: Config) -> ConfigDict:
     model = without_weights(cfg.model)
     if shared := cfg.get('data_preprocessor'):  # MMPretrain keeps it outside the model
         model.setdefault('data_preprocessor', shared)
+    if 'SizePad' in str(model.get('data_preprocessor')):
+        model.data_preprocessor.pop('batch_augments')  # would pad to 1024 x 1024
     return model
 
 
@@ -141,7 +143,10 @@ def distilled(student: ConfigDict) -> dict:
     try:
         model = build(cfg, small=is_detector)
     except ConfigError as error:
-        return row | dict(result='refused', reason=in_one_line(error))
+        result = 'refused'
+        if 'cannot be tried' in str(error) and train(plain, is_detector):
+            result = 'cannot run here'  # nor can the plain student
+        return row | dict(result=result, reason=in_one_line(error))
     if count > LARGE:
         reason = 'too large to be trained here; both networks built and tried'
         return row | dict(result='tried', reason=reason)

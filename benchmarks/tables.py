@@ -21,11 +21,13 @@ the literature's values of that entry of benchmarks/published.json.
 With `key` and `pairs` ("a|b,c|b"), each line is a difference of two methods, a - b,
 paired by seed.
 
-With `columns`, the rows are shown as they are. `at` names the entry of the file that
+With `columns`, the rows are shown as they are; with `count`, how many rows have which
+value of that key. `at` names the entry of the file that
 holds the rows, where it is not a list itself.
 """
 
 import argparse
+import collections
 import json
 import re
 import shlex
@@ -34,7 +36,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / 'docs' / name for name in ('results.md', 'methods.md')]
+PAGES = [ROOT / 'docs' / f'{name}.md' for name in ('results', 'methods', 'families')]
 RESULTS = ROOT / 'benchmarks' / 'results'
 PUBLISHED = ROOT / 'benchmarks' / 'published.json'
 SETTINGS = ('criterion', 'share', 'student', 'teacher', 'images', 'epochs')
@@ -56,6 +58,8 @@ def block(marker: str, results: Path) -> str:
         rows = rows[at] if rows else []
     if 'columns' in options:
         return listed(rows, **options)
+    if 'count' in options:
+        return counted(rows, **options)
     if 'pairs' in options:
         return differences(rows, **options)
     return compared(rows, **options)
@@ -80,6 +84,12 @@ def listed(rows: list[dict], *, columns: str) -> str:
         [key.replace('_', ' ') for key in keys],
         [[as_text(row.get(key)) for key in keys] for row in rows],
     )
+
+
+def counted(rows: list[dict], *, count: str) -> str:
+    """How many rows have which value."""
+    found = collections.Counter(as_text(row.get(count)) for row in rows)
+    return table([count, 'rows'], [[k, str(n)] for k, n in found.most_common()])
 
 
 def compared(

@@ -108,33 +108,35 @@ def rehearse(
     """
     failures: list[_NotReachedError] = []
     tried: dict[str, None] = {}
-    for device, fresh, shape in _attempts(student, guide, size):
-        tried[' x '.join(map(str, shape))] = None
-        try:
-            with _prepared(student, guide, device):
-                return _once(student, guide, taps, shape, device, fresh)
-        except _NotReachedError as error:
-            failures.append(error)
+    devices = dict.fromkeys([get_device(), 'cpu'])
+    for device, fresh in itertools.product(devices, (False, True)):
+        said: set[str] = set()
+        for shape in _shapes_to_try(student, guide, size, device):
+            tried[' x '.join(map(str, shape))] = None
+            try:
+                with _prepared(student, guide, device):
+                    return _once(student, guide, taps, shape, device, fresh)
+            except _NotReachedError as error:
+                failures.append(error)
+                if str(error) in said:
+                    break  # for the same reason at two sizes: the size is none
+                said.add(str(error))
     # the attempt that came furthest tells most
     told = next((f for f in failures if f.owner == 'teacher'), failures[0])
     raise ConfigError(f'{told} (tried: images of {", ".join(tried)})') from None
 
 
-def _attempts(
-    student: nn.Module, guide: Teacher, size: Size | None
-) -> Iterator[tuple[str, bool, tuple[int, int, int]]]:
-    """Devices, whether the student is initialised first, and ``(C, H, W)``."""
+def _shapes_to_try(
+    student: nn.Module, guide: Teacher, size: Size | None, device: str
+) -> list[tuple[int, int, int]]:
+    """``(C, H, W)`` of images, the likeliest first."""
+    found = (
+        [size]
+        if size
+        else sizes.candidates(student, guide.model, on_cpu=device == 'cpu')
+    )
     bands = sizes.channels(student)
-    for device in dict.fromkeys([get_device(), 'cpu']):
-        found = (
-            [size]
-            if size
-            else sizes.candidates(student, guide.model, on_cpu=device == 'cpu')
-        )
-        for fresh, (height, width), count in itertools.product(
-            (False, True), found, bands
-        ):
-            yield device, fresh, (count, height, width)
+    return [(n, height, width) for height, width in found for n in bands]
 
 
 @contextmanager

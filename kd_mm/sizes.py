@@ -15,7 +15,7 @@ Size = tuple[int, int]  # height, width in pixels
 # The data of the run that is building a model now, as its config says.
 _data: ContextVar[dict | None] = ContextVar('kd_mm_training_data', default=None)
 
-ODD = (211, 331)  # primes: no stride divides them, as with most images of a batch
+ODD = (149, 211)  # primes: no stride divides them, as with most images of a batch
 LARGEST = 416  # side of a square with as many pixels as a trial on the CPU has
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .errors import ConfigError
 from .sizes import Size
-from .taps import Recording, Taps
+from .taps import AllTapped, Recording, Taps
 from .utils.kinds import is_type
 
 IMAGES = 3  # of a trial; levels and decoder layers come in other numbers
@@ -97,6 +97,9 @@ def trial(
 ) -> Pass:
     """Run ``model`` once and look at its taps.
 
+    The pass is over when every tap has fired and a second child without taps begins:
+    the first may still change in place what was tapped.
+
     Args:
         model (nn.Module): Student or teacher; its modes are restored.
         taps (Taps): Its taps.
@@ -110,23 +113,35 @@ def trial(
     """
     modes = {module: module.training for module in model.modules()}
     model.train(mode == 'loss')
+    tapped = {tap.path.split('.')[0] for tap in taps.taps.values()}
     called: set[nn.Module] = set()
     reached: set[nn.Module] = set()
+    behind: set[str] = set()
+    seen: list[Recording] = []
+
+    def enter(name: str, child: nn.Module) -> None:
+        called.add(child)
+        if name not in tapped and seen and all(seen[0].calls.values()):
+            behind.add(name)
+            if len(behind) > 1:
+                raise AllTapped
+
     handles = [
-        module.register_forward_pre_hook(lambda *_, child=child: called.add(child))
-        for child in model.children()
+        module.register_forward_pre_hook(
+            lambda *_, name=name, child=child: enter(name, child)
+        )
+        for name, child in model.named_children()
         for module in child.modules()
     ]
     for tap in taps.taps.values():
         module = model.get_submodule(tap.path)
         before = tap.side == 'input'
-        add = (
-            module.register_forward_pre_hook if before else module.register_forward_hook
-        )
-        handles.append(add(lambda *_: reached.update(called)))
+        kind = 'register_forward_pre_hook' if before else 'register_forward_hook'
+        handles.append(getattr(module, kind)(lambda *_: reached.update(called)))
     failure = ''
     try:
         with taps.record(model) as recording:
+            seen.append(recording)
             model(inputs, copy.deepcopy(list(samples)), mode=mode)
     except ConfigError:
         raise

@@ -18,6 +18,7 @@ from helpers import (
     train_steps,
 )
 from mmdet.models import RetinaNet
+from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
 from mmdet.registry import MODELS as DET_MODELS
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
@@ -85,6 +86,18 @@ def test_what_fails_behind_the_last_tap_is_not_looked_at(monkeypatch):
     model = build(distill_cfg(fussy(), fussy(width=24)))
     monkeypatch.setattr(Fussy, 'fails', ())
     assert float(losses_of(model, detection_batch())['loss_kd_fpn']) > 0
+
+
+def test_the_trial_does_not_wait_for_regions_behind_its_taps(monkeypatch):
+    ran = []
+    forward = Shared2FCBBoxHead.forward
+    monkeypatch.setattr(
+        Shared2FCBBoxHead, 'forward', lambda *args: ran.append(1) or forward(*args)
+    )
+    model = build(distill_cfg(toys.faster_rcnn(), toys.faster_rcnn()))
+    assert not ran
+    losses_of(model, detection_batch())
+    assert ran
 
 
 def test_what_fails_in_front_of_a_tap_is_told_in_one_line():
@@ -211,7 +224,7 @@ class TestPadding:
         model = build(self.student())
         assert sizes.candidates(model, on_cpu=True)[0] == sizes.ODD
         model = build(toys.retinanet())  # pads to 32
-        assert sizes.candidates(model, on_cpu=True)[0] == (224, 352)
+        assert sizes.candidates(model, on_cpu=True)[0] == (160, 224)
 
     def test_the_teachers_masks_follow_its_padding(self):
         """DETR draws its masks from the size of the batch in the samples."""
