@@ -90,14 +90,14 @@ def _merge(losses: dict, added: dict) -> dict:
 
 
 @functools.cache
-def distilled_class(student: type) -> type:
+def distilled_class(student: type[nn.Module]) -> type[nn.Module]:
     """``Distilled<Student>``: a subclass, so that ``isinstance`` still holds."""
     return type(f'Distilled{student.__name__}', (DistilledMixin, student), {})
 
 
 def _revive(student: type) -> nn.Module:
     """An empty instance for ``pickle`` and ``copy`` to fill."""
-    kind = distilled_class(student)
+    kind: Any = distilled_class(student)
     return kind.__new__(kind)
 
 

@@ -87,7 +87,7 @@ class RestoreHook(Hook):
         state = checkpoint.copy()
         if hasattr(checkpoint, '_metadata'):  # versions of modules, for their hooks
             state = type(checkpoint)(state)
-            state._metadata = checkpoint._metadata
+            vars(state)['_metadata'] = vars(checkpoint)['_metadata']
         checkpoint.clear()
         checkpoint['state_dict'] = state
 

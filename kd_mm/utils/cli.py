@@ -5,6 +5,7 @@ import importlib.util
 import os
 import os.path as osp
 import sys
+from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
@@ -221,10 +222,12 @@ def dump_predictions(runner, path):
     from mmengine.evaluator import DumpResults
     from mmengine.model import is_model_wrapper
 
-    kind = DumpResults
+    kind: Any = DumpResults
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     if any(base.__module__.startswith('mmdet.') for base in type(model).__mro__):
-        from mmdet.evaluation import DumpDetResults as kind  # encodes masks
+        from mmdet.evaluation import DumpDetResults
+
+        kind = DumpDetResults  # encodes masks
     runner.test_evaluator.metrics.append(kind(out_file_path=path))
 
 

@@ -56,7 +56,7 @@ def _value(node: ast.expr) -> Any:
         names = [keyword.arg for keyword in node.keywords]
         if isinstance(node.func, ast.Name) and node.func.id == 'dict' and all(names):
             first = map(_value, node.args)  # of keys that are no names: dict({...})
-            given = {name: _value(k.value) for name, k in zip(names, node.keywords)}
+            given = {str(k.arg): _value(k.value) for k in node.keywords}
             return dict(*first, **given)
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return -_value(node.operand)

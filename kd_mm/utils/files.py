@@ -17,6 +17,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 from torch.torch_version import TorchVersion
+from typing_extensions import TypeIs  # comes with PyTorch
 
 from ..errors import ConfigError, nearest
 
@@ -154,7 +155,7 @@ def through_mmengine(*, trust: bool, keys: Mapping[str, str]) -> Iterator[None]:
 @contextlib.contextmanager
 def _instead_of_torch_load(load: Callable) -> Iterator[None]:
     """MMEngine's ways to fetch a file all end with ``torch.load``."""
-    torch.load = load  # type: ignore[assignment]
+    torch.load = load
     try:
         yield
     finally:
@@ -182,12 +183,11 @@ def _allowed() -> list:
     core = np._core if hasattr(np, '_core') else np.core
     numpy = {'_reconstruct': core.multiarray._reconstruct}
     numpy['scalar'] = core.multiarray.scalar
-    plain = (HistoryBuffer, ConfigDict, argparse.Namespace, TorchVersion)
-    plain += (dict, list, int, float, slice)
-    paths = (pathlib.PosixPath, pathlib.WindowsPath)
-    paths += (pathlib.PurePosixPath, pathlib.PureWindowsPath)
+    paths: list[type] = [pathlib.PosixPath, pathlib.WindowsPath]
+    paths += [pathlib.PurePosixPath, pathlib.PureWindowsPath]
     return [
-        *plain,
+        *(HistoryBuffer, ConfigDict, argparse.Namespace, TorchVersion),
+        *(dict, list, int, float, slice),
         *((kind, f'pathlib.{kind.__name__}') for kind in paths),
         *((kind, f'pathlib._local.{kind.__name__}') for kind in paths),
         (_history_method, 'builtins.getattr'),
@@ -299,7 +299,7 @@ def _ends_with(file: str | BinaryIO, name: str) -> bool:
         return last in opened.read()
 
 
-def _is_path(file: Any) -> bool:
+def _is_path(file: object) -> TypeIs[str | os.PathLike]:
     return isinstance(file, str | os.PathLike)
 
 

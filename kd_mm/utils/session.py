@@ -159,7 +159,7 @@ class Session:
         line = one_line(error, started=self.started)
         if line is None:
             return
-        if isinstance(error, NotWrittenError):
+        if isinstance(error, NotWrittenError) and self.work_dir:
             line += f'; {self._resumable()}'
         if _local_rank():
             # torchrun ends the others as soon as one has failed. Rank 0 meets the same
@@ -203,6 +203,7 @@ class Session:
         return f'{how}; {self._resumable()}'
 
     def _resumable(self):
+        assert self.work_dir is not None
         try:
             last = find_resume(self.work_dir, trust=self._trust)
         except ConfigError as error:
