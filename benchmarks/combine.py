@@ -3,7 +3,7 @@
 
     python benchmarks/combine.py
 
-Hosts are the shipped snippets of configs/kd_cls/_base_/links, on two small ResNets.
+Hosts stand on two small ResNets, with the weights that the digits are measured with.
 """
 
 import copy
@@ -25,7 +25,7 @@ CONFIGS = ROOT / 'configs/kd_cls'
 RESULT = ROOT / 'benchmarks/results/combinations.json'
 SEVEN = ['ShearX', 'ShearY', 'TranslateX', 'TranslateY', 'Rotate', 'Cutout', 'Noise']
 STAGES = dict(
-    KCD=dict(type='kd_mm.ChannelAlign', fit_at=1),
+    KCD=dict(type='kd_mm.ChannelAlign', similarity='gap', fit_at=1),
     DAFA=dict(type='kd_mm.DAFA', search_epochs=4, operators=SEVEN),
     DPK=dict(type='kd_mm.DPK', fallback=0.9, encoder=(32, 2, 4), decoder=(32, 1, 4)),
     DAM=dict(type='kd_mm.DAM', normalise='area'),
@@ -41,35 +41,75 @@ METHODS = {
 }
 
 
-def snippet(name: str) -> dict:
-    """Links of a shipped snippet."""
-    path = CONFIGS / f'_base_/links/{name}.py'
-    return Config.fromfile(path)._cfg_dict.to_dict()['links']
+def snippet(name: str, key: str = 'links') -> dict:
+    """Links of a shipped snippet; ``key`` may be dotted."""
+    found = Config.fromfile(CONFIGS / f'_base_/links/{name}.py')._cfg_dict.to_dict()
+    for part in key.split('.'):
+        found = found[part]
+    return found
+
+
+def one(tap: str, criterion: str, *stages: dict, **options) -> dict:
+    """A link between the same place of both networks."""
+    name = {'head.fc': 'logits', 'neck': 'vector'}.get(tap, 'map')
+    link = dict(student=tap, teacher=tap, criterion=dict(type=criterion, **options))
+    return {name: dict(link, stages=list(stages)) if stages else link}
 
 
 def hosts() -> dict[str, dict]:
-    """Every host on ResNet-20 to ResNet-8, of equal widths (8, 8, 16, 32)."""
-    names = dict(
-        KD='kd', DKD='dkd', DIST='dist', FitNet='fitnet', AT='at', SP='sp', PKD='pkd',
-        CWD='cwd', MGD='mgd', ReviewKD='review_resnet20', CRD='crd',
-        OFD='ofd_resnet8x4',
-    )  # fmt: skip
-    found = {host: snippet(name) for host, name in names.items()}
-    # without its adapter FitNet compares channel by channel
-    bare = snippet('fitnet')
-    bare['map']['stages'].pop()
-    found['FitNet without adapter'] = bare
-    # without the pooled vector: a link of maps, as the methods want them
-    review = found['ReviewKD']['review']
-    review.update(student=review['student'][:3], teacher=review['teacher'][:3])
-    found['CRD']['vector']['criterion'].update(images=600, negatives=512, weight=0.08)
-    # chosen from 1, 0.1 and 0.01 times the snippet's on seeds 100 and 101 and the
-    # validation images; for the others it was the snippet's own
-    found['DIST']['logits']['criterion']['weight'] = 0.1
-    found['AT']['map']['criterion']['weight'] = 10.0
-    last_block = [f'backbone.layer{i}.2.relu2@input' for i in (1, 2, 3)]
-    found['OFD']['preact']['teacher'] = last_block
-    return found
+    """Every host on ResNet-20 to ResNet-8, of equal widths (8, 8, 16, 32).
+
+    Weights are those of papers on other networks, or were chosen from 1, 0.1 and 0.01
+    times these on seeds 100 and 101 and the validation images (DIST, AT).
+    """
+    resize = dict(type='kd_mm.Resize', side='teacher', mode='area')
+    taps = [f'backbone.layer{i}' for i in (1, 2, 3)]
+    preact = [f'{tap}.{{}}.relu2@input' for tap in taps]
+    warmup = dict(schedule=dict(warmup=20))
+    dkd = one('head.fc', 'kd_mm.DKDLoss', alpha=1.0, beta=8.0, tau=4.0)
+    dkd['logits'] |= warmup
+    return {
+        'KD': one('head.fc', 'kd_mm.KDLoss', tau=4.0, weight=1.0),
+        'DKD': dkd,
+        'DIST': one('head.fc', 'kd_mm.DISTLoss', tau=4.0, weight=0.1),
+        'FitNet': one(
+            'backbone',
+            'kd_mm.MSELoss',
+            resize,
+            dict(type='kd_mm.ConvAdapter'),
+            weight=2.0,
+        ),
+        'AT': one('backbone', 'kd_mm.ATLoss', resize, weight=10.0),
+        'SP': one('backbone', 'kd_mm.SPLoss', weight=3000.0),
+        'PKD': one('backbone', 'kd_mm.PKDLoss', weight=6.0),
+        'CWD': one('backbone', 'kd_mm.CWDLoss', tau=1.0, weight=10.0),
+        'MGD': one(
+            'backbone',
+            'kd_mm.MSELoss',
+            dict(type='kd_mm.MGD', ratio=0.15, mask='channel'),
+            weight=2.0,
+        ),
+        # without the pooled vector: a link of maps, as the methods want them
+        'ReviewKD': dict(
+            review=dict(
+                student=taps,
+                teacher=taps,
+                stages=[dict(type='kd_mm.ReviewKD', mid=64)],
+                criterion=dict(type='kd_mm.HCLLoss', weight=0.6),
+                **warmup,
+            )
+        ),
+        'CRD': one('neck', 'kd_mm.CRDLoss', images=600, negatives=512, weight=0.08),
+        'OFD': dict(
+            preact=dict(
+                student=[tap.format(0) for tap in preact],
+                teacher=[tap.format(2) for tap in preact],
+                stages=[dict(type='kd_mm.OFD')],
+                criterion=dict(type='kd_mm.OFDLoss', weight=16.0),
+            )
+        ),
+        'FitNet without adapter': one('backbone', 'kd_mm.MSELoss', resize, weight=2.0),
+    }
 
 
 def combine(links: dict, *parts: str) -> dict:

@@ -39,8 +39,8 @@ COCO = 'configs/kd/retinanet_r101_r50_{}.py'
 CIFAR = 'configs/kd_cls/cifar100/resnet32x4_resnet8x4_{}.py'
 IMAGENET = 'configs/kd_cls/imagenet/resnet34_resnet18_{}.py'
 NAMES = {
-    (DIGITS, 8, 128): ('fitnet', 'pkd', 'kcd_pkd', 'sokd', 'dpk'),
-    (COCO, 1, 320): ('fitnet', 'cwd', 'pkd', 'kcd_pkd', 'sokd', 'dpk'),
+    (DIGITS, 8, 128): ('fitnet', 'pkd', 'kcd_pkd', 'sokd_stable', 'dpk'),
+    (COCO, 1, 320): ('fitnet', 'cwd', 'pkd', 'kcd_pkd', 'sokd_stable', 'dpk'),
     (CIFAR, 64, 32): ('kd', 'fitnet', 'cwd', 'pkd', 'kcd', 'sokd', 'dpk'),
     (IMAGENET, 8, 224): ('kd', 'review', 'sokd', 'dpk'),
 }

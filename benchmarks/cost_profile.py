@@ -27,7 +27,8 @@ from torch.profiler import ProfilerActivity, profile
 
 DEFAULT = (
     *(pattern.format('dpk') for pattern in (DIGITS, COCO, CIFAR, IMAGENET)),
-    *(pattern.format('sokd') for pattern in (DIGITS, CIFAR)),
+    DIGITS.format('sokd_stable'),
+    CIFAR.format('sokd'),
 )
 KINDS = {  # the first that matches
     'convolution': 'conv',

@@ -18,7 +18,9 @@ class Suite:
         teacher (Path): Config of the teacher.
         checkpoint (Callable): Gives the path of its weights, training them if need be.
         config (Callable): ``config(folder, seed=..., **setting)``, the student alone.
-        methods (dict): Links by name; None is the student alone.
+        methods (dict): Links by name, or what a config says of a method: ``links`` and
+            changes of the ``student`` and its ``optim_wrapper``; None is the student
+            alone.
         metrics (dict): Column of the table -> name in the message hub.
         base (str): The method that the others are compared with.
         setting (dict): Defaults of what can be set, e.g. images and epochs.
@@ -48,17 +50,23 @@ class Suite:
         """
         cfg = self.config(folder, seed=seed, **setting)
         cfg.default_hooks.checkpoint = None
-        links = self.methods[method]
-        if links is not None:
+        said = self.methods[method]
+        if said is not None:
+            said = said if 'links' in said else dict(links=said)
+            student = Config(cfg.model.to_dict())
+            student.merge_from_dict(said.get('student', {}))
+            cfg.optim_wrapper = cfg.optim_wrapper.to_dict() | said.get(
+                'optim_wrapper', {}
+            )
             cfg.model = dict(
                 type='kd_mm.Distill',
-                student=cfg.model.to_dict(),
+                student=student.to_dict(),
                 teacher=dict(
                     config=str(self.teacher),
                     checkpoint=str(self.checkpoint()),
                     **self.guide,
                 ),
-                links=links,
+                links=said['links'],
                 trial_size=self.trial_size,
             )
         runner = train(cfg)
@@ -72,7 +80,7 @@ class Suite:
 
 # --- detection on the digits ---------------------------------------------------------
 SEVEN = ['ShearX', 'ShearY', 'TranslateX', 'TranslateY', 'Rotate', 'Cutout', 'Noise']
-ALIGN = dict(type='kd_mm.ChannelAlign', fit_at=1, share=True)
+ALIGN = dict(type='kd_mm.ChannelAlign', similarity='gap', fit_at=1, share=True)
 ADAPTER = dict(type='kd_mm.ConvAdapter')
 DAFA = dict(type='kd_mm.DAFA', search_epochs=4)
 DAFA_7 = dict(DAFA, operators=SEVEN)

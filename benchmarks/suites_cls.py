@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import torch
-from combine import CONFIGS, METHODS, RESULT, combine, hosts, snippet
+from combine import CONFIGS, METHODS, RESULT, SEVEN, combine, hosts, snippet
 from digits_runs import ROOT, metric, train
 from mmengine.config import Config
 from suites import Suite
@@ -55,19 +55,64 @@ def cifar10_config(folder: Path, *, seed: int, epochs: int) -> Config:
     return runtime(cfg, folder, seed=seed, epochs=epochs)
 
 
+# What the snippets were before they became the public recipes: rows of that time.
+EARLIER = {
+    key: hosts()[host]
+    for key, host in (('KD 1 + 1', 'KD'), ('FitNet 1x1 weight 2', 'FitNet'))
+} | {
+    'PKD + KCD after an epoch': combine(hosts()['PKD'], 'KCD'),
+    'FitNet 1x1 + SoKD': dict(
+        map=dict(
+            student='backbone',
+            teacher='backbone',
+            stages=[
+                dict(type='kd_mm.DAFA', search_epochs=20, operators=SEVEN),
+                dict(type='kd_mm.ConvAdapter', layers=3),
+                dict(type='kd_mm.DAM'),
+            ],
+            criterion=dict(type='kd_mm.MSELoss', weight=2.0),
+        )
+    ),
+    'AT last stage': dict(
+        map=dict(
+            student='backbone',
+            teacher='backbone',
+            criterion=dict(type='kd_mm.ATLoss', weight=1000.0),
+        )
+    ),
+}
+
+
 def cifar10_methods(epochs: int) -> dict[str, dict | None]:
-    """The shipped snippets of ResNet-56 to ResNet-20."""
-    names = {
-        'KD': 'kd', 'FitNet': 'fitnet', 'PKD': 'pkd', 'PKD + KCD': 'kcd',
-        'FitNet + SoKD': 'sokd', 'DPK + KD': 'dpk_resnet20',
-    }  # fmt: skip
-    links = {key: shortened(snippet(name), epochs) for key, name in names.items()}
+    """The shipped snippets of ResNet-56 to ResNet-20, and what they were before."""
+    links = {
+        'KD': snippet('kd', 'kd.links'), 'FitNet': snippet('fitnet'),
+        'AT': snippet('at'), 'PKD': snippet('pkd'), 'CWD': snippet('cwd'),
+        'PKD + KCD': snippet('kcd'), 'FitNet + SoKD': snippet('sokd', 'sokd.cifar10'),
+        'FitNet + PKD': snippet('fitnet') | dict(pkd=snippet('pkd')['map']),
+        'DPK + KD': snippet('dpk', 'dpk.resnet56_resnet20'),
+    } | EARLIER  # fmt: skip
     # both stages take a CPU hours: 256 tokens an image on the middle one
     links['DPK on the last stage + KD'] = {
         key: link for key, link in links['DPK + KD'].items() if key != 'middle'
     }
-    links['KD + PKD'] = links['KD'] | links['PKD']
-    return dict(alone=None) | links
+    links['KD + PKD'] = links['KD 1 + 1'] | links['PKD']
+    links['DPK last stage earlier + KD'] = links['DPK on the last stage + KD']
+    links['KD tau 1'] = {'logits': links['DPK + KD']['logits']}
+    short = {key: shortened(link, epochs) for key, link in links.items()}
+    # what the recipes say beside the links
+    short['KD'] = dict(links=short['KD'], student=snippet('kd', 'kd.student'))
+    for name in ('DPK + KD', 'DPK on the last stage + KD'):
+        short[name] = dict(links=short[name], optim_wrapper=dpk_optimizer(epochs))
+    return dict(alone=None) | short
+
+
+def dpk_optimizer(epochs: int) -> dict:
+    """DPK's own optimiser and clipping, its schedule as long a part of the training."""
+    found = snippet('dpk', 'dpk_optimizer')
+    warmup, cosine = found['paramwise_cfg']['distiller']['param_scheduler']
+    warmup['end'] = cosine['begin'] = max(1, round(warmup['end'] * epochs / FULL))
+    return found | dict(clip_grad=dict(max_norm=1.0))
 
 
 CIFAR10 = Suite(

@@ -240,7 +240,7 @@ def _build_distiller(
             )
             tapped = dict(student=pair.student[:], teacher=pair.teacher[:])
             try:
-                link.setup(pair)
+                link.setup(pair, guide.model)
             except LayoutError as error:
                 more = _instead(link, tapped, outputs, outputs_teacher)
                 raise ConfigError(f'{error}{more}') from error

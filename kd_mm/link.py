@@ -23,6 +23,9 @@ from .utils.kinds import spelled
 class Stage(Protocol):
     """What a link asks of its stages; :class:`kd_mm.stages.Stage` is all of it."""
 
+    def connect(self, teacher: nn.Module) -> None:
+        """Look at the teacher once."""
+
     def setup(self, pair: FeaturePair) -> None:
         """Create parameters from the shapes in ``pair``."""
 
@@ -134,8 +137,13 @@ class Link(nn.Module):
             )
         return part
 
-    def setup(self, pair: FeaturePair) -> None:
+    def setup(self, pair: FeaturePair, teacher: nn.Module | None = None) -> None:
         """Build every stage on the pair the stages before it leave, then try it all.
+
+        Args:
+            pair (FeaturePair): Of the trial.
+            teacher (nn.Module, optional): What stages are shown before. Defaults to
+                None, nothing.
 
         Raises:
             ConfigError: If a stage or the criterion does not fit; names it and the
@@ -145,6 +153,8 @@ class Link(nn.Module):
         for position, stage in enumerate(self.stages):
             shapes = pair.shapes()
             try:
+                if teacher is not None:
+                    stage.connect(teacher)
                 stage.setup(pair)
                 self._try_one_image(stage, pair)
                 pair = stage(pair)

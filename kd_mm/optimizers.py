@@ -1,10 +1,10 @@
 """An optimiser of their own for the modules that only distil."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
-from mmengine.registry import OPTIMIZERS
+from mmengine.optim import ConstantLR, DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.runner import Runner
 from torch import nn
 from torch.optim import Optimizer
 
@@ -23,10 +23,15 @@ class OptimizerPair(Optimizer):
     Args:
         first (Optimizer): Its groups come first; its learning rate is the one logged.
         second (Optimizer): Of other parameters.
+        schedule (Sequence[dict]): Schedulers of the second's own, see
+            :func:`separate_schedules`. Defaults to none: it follows the first's.
     """
 
-    def __init__(self, first: Optimizer, second: Optimizer) -> None:
+    def __init__(
+        self, first: Optimizer, second: Optimizer, *, schedule: Sequence[dict] = ()
+    ) -> None:
         self.both = (first, second)
+        self.schedule = list(schedule)
         super().__init__([*first.param_groups, *second.param_groups], {})
         self._show_momentum()
 
@@ -76,8 +81,10 @@ class DistillerOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 distiller=dict(
                     type='AdamW', lr=1e-4, betas=(0.9, 0.95), weight_decay=1e-4)))
 
-    The rest of ``paramwise_cfg`` is the student's, as always. The learning-rate
-    schedule scales both rates.
+    ``distiller`` may have a ``paramwise_cfg`` (``flat_decay_mult=0.0``: no weight decay
+    of biases and norms) and a ``param_scheduler`` of its own, both as MMEngine knows
+    them; without the latter the student's schedule scales both rates. The rest of the
+    outer ``paramwise_cfg`` is the student's, as always.
 
     Raises:
         ConfigError: Without ``paramwise_cfg.distiller``, or if there is nothing for it
@@ -107,6 +114,37 @@ class DistillerOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             )
         with without_distiller(inner):
             wrapper = super().__call__(model)
-        second = OPTIMIZERS.build(dict(self.distiller_cfg, params=trained))
-        wrapper.optimizer = OptimizerPair(wrapper.optimizer, second)
+        cfg = dict(self.distiller_cfg)
+        schedule = cfg.pop('param_scheduler', ())
+        build = DefaultOptimWrapperConstructor(
+            dict(type='OptimWrapper', optimizer=cfg), cfg.pop('paramwise_cfg', None)
+        )
+        second = build(distiller).optimizer
+        wrapper.optimizer = OptimizerPair(
+            wrapper.optimizer,
+            second,
+            schedule=[schedule] if isinstance(schedule, dict) else schedule,
+        )
         return wrapper
+
+
+def separate_schedules(runner: Runner) -> None:
+    """Let the distiller's optimiser follow its own schedule, and only that.
+
+    To be called when the Runner has built its schedulers and before it loads a
+    checkpoint; those of the distiller then stand behind the student's in it.
+    """
+    pair = getattr(runner.optim_wrapper, 'optimizer', None)
+    if not isinstance(pair, OptimizerPair) or not pair.schedule:
+        return
+    first, second = pair.both
+    schedulers = list(runner.param_schedulers or [])
+    for scheduler in schedulers:  # made for the groups of both
+        scheduler.optimizer = first
+        scheduler.base_values = scheduler.base_values[: len(first.param_groups)]
+    for group in second.param_groups:
+        group['lr'] = group.get('initial_lr', group['lr'])
+    # gives `first` the counter of steps that schedulers look for; changes nothing else
+    ConstantLR(first, factor=1.0)
+    own = runner._build_param_scheduler(pair.schedule, second)
+    runner.param_schedulers = schedulers + own

@@ -4,6 +4,7 @@ import pytest
 import torch
 import toys
 from helpers import build, detection_batch, distill_cfg, losses_of, runner
+from mmengine.hooks import Hook
 from mmengine.optim import ConstantMomentum, build_optim_wrapper
 from mmengine.runner import Runner
 
@@ -130,3 +131,66 @@ def test_a_momentum_schedule_reaches_both(first, second):
         for group in optimizer.param_groups:
             assert group['momentum'] == 0.4
             assert kind == 'SGD' or group['betas'] == (0.4, 0.95)
+
+
+def test_the_distiller_follows_its_own_schedule(tmp_path):
+    """And the student's schedulers leave its rate alone, also in a resumed run."""
+    own = [
+        dict(type='LinearLR', start_factor=0.1, end=1, convert_to_iter_based=True),
+        dict(type='CosineAnnealingLR', begin=1, eta_min=1e-5,
+             convert_to_iter_based=True),
+    ]  # fmt: skip
+    distiller = dict(
+        ADAMW, param_scheduler=own, paramwise_cfg=dict(flat_decay_mult=0.0)
+    )
+    optim = wrapper_cfg()
+    optim['paramwise_cfg'] = dict(distiller=distiller)
+
+    def training(folder, **kwargs):
+        cfg = distill_cfg(
+            toys.retinanet(),
+            toys.retinanet(),
+            dict(fpn=dict(
+                student='neck', teacher='neck',
+                stages=[dict(type='kd_mm.ConvAdapter', norm_cfg=dict(type='BN'))],
+                criterion=dict(type='kd_mm.MSELoss'))),
+        )  # fmt: skip
+        one = runner(
+            cfg,
+            folder,
+            optim_wrapper=optim,
+            param_scheduler=dict(type='MultiStepLR', milestones=[1], gamma=0.1),
+            **kwargs,
+        )
+        rates = []
+
+        class Watch(Hook):
+            priority = 'LOWEST'
+
+            def before_train_iter(self, runner, batch_idx, data_batch=None):
+                first, second = runner.optim_wrapper.optimizer.both
+                rates.append((first.param_groups[0]['lr'],
+                              second.param_groups[0]['lr']))  # fmt: skip
+
+        one.register_hook(Watch())
+        one.train()
+        return one, rates
+
+    one, rates = training(tmp_path / 'whole', epochs=3)
+    steps = len(rates) // 3
+    assert [r for r, _ in rates] == pytest.approx([0.01] * steps + [0.001] * 2 * steps)
+    mine = [r for _, r in rates]
+    assert mine[0] == pytest.approx(1e-4) and max(mine) == pytest.approx(1e-3)
+    assert mine[-1] < 0.3 * max(mine) and mine[-1] > 1e-5
+    second = one.optim_wrapper.optimizer.both[1]
+    for group in second.param_groups:
+        flat = all(p.ndim == 1 for p in group['params'])
+        assert group['weight_decay'] == (0.0 if flat else 1e-2)
+    assert len(one.param_schedulers) == 3
+    _, again = training(
+        tmp_path / 'again',
+        epochs=3,
+        load_from=str(tmp_path / 'whole/epoch_2.pth'),
+        resume=True,
+    )
+    assert again == rates[2 * steps :]

@@ -19,7 +19,7 @@ RUNS = {
     'teacher': ('resnet20', 'resnet20'),
     'student alone': ('resnet8', 'resnet8'),
     # a distilled checkpoint is a plain student's
-    'student distilled (SoKD)': ('resnet20_resnet8_sokd', 'resnet8'),
+    'student distilled (SoKD)': ('resnet20_resnet8_sokd_stable', 'resnet8'),
 }
 
 

@@ -49,7 +49,7 @@ dpk_kcd_dam_fpn = dict(
     fpn=dict(
         levels=[0, 1, 2, 3, 4],
         stages=[
-            dict(type='kd_mm.ChannelAlign', fit_at=1, share=True), _retina,
+            dict(type='kd_mm.ChannelAlign', share=True), _retina,
             dict(type='kd_mm.DAM', normalise='area', supervision='gt', heatmaps=1)],
         criterion=_fgd,
         **_neck))

@@ -1,11 +1,2 @@
-_base_ = ['mmdet::retinanet/retinanet_r50_fpn_2x_coco.py', '../_base_/dam_only.py']
-model = dict(
-    _delete_=True,
-    type='kd_mm.Distill',
-    student={{_base_.model}},
-    teacher=dict(
-        config='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py',
-        checkpoint='https://download.openmmlab.com/mmdetection/v2.0/'
-        'retinanet/retinanet_r101_fpn_2x_coco/'
-        'retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth'),
-    links={{_base_.dam_fpn}})
+_base_ = ['../_base_/pairs/retinanet_r101_r50.py', '../_base_/sokd_fpn.py']
+model = dict(links={{_base_.dam_fpn}})

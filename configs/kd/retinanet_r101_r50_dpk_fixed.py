@@ -1,12 +1,3 @@
-_base_ = ['mmdet::retinanet/retinanet_r50_fpn_2x_coco.py', '../_base_/dpk_fpn.py']
-model = dict(
-    _delete_=True,
-    type='kd_mm.Distill',
-    student={{_base_.model}},
-    teacher=dict(
-        config='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py',
-        checkpoint='https://download.openmmlab.com/mmdetection/v2.0/'
-        'retinanet/retinanet_r101_fpn_2x_coco/'
-        'retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth'),
-    inherit=['neck', 'bbox_head'],
-    links={{_base_.dpk_fixed_fpn}})
+_base_ = ['../_base_/pairs/retinanet_r101_r50.py', '../_base_/dpk_fpn.py']
+model = dict(inherit=['neck', 'bbox_head'], links={{_base_.dpk_fixed_fpn}})
+optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))  # the authors'

@@ -13,6 +13,7 @@ from torch import nn
 from ..analysis.evaluate import evaluate
 from ..errors import ConfigError
 from ..link import Link
+from ..optimizers import separate_schedules
 from ..registry import HOOKS
 from ..schedule import Progress, takes_note
 from ..sizes import data_of_run
@@ -109,6 +110,9 @@ class DistillHook(Hook):
                 'see "NaN" in docs/troubleshooting.md (model.stop_on_nan=False goes on '
                 'all the same)'
             )
+
+    def before_run(self, runner: Runner) -> None:
+        separate_schedules(runner)
 
     def before_train(self, runner: Runner) -> None:
         distiller = _distiller(runner)

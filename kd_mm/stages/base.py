@@ -34,6 +34,8 @@ class Stage(nn.Module):
         same (str): What both sides of a level must share: nothing (``''``), the
             ``'layout'``, or the ``'size'`` too. Defaults to ``''``.
         instead (str): What to do about another layout, for the message.
+        moves_channels (bool): Whether the teacher's channels are others behind it, or
+            stand elsewhere.
 
     Examples:
         >>> import torch
@@ -53,11 +55,18 @@ class Stage(nn.Module):
     layouts: tuple[str, ...] = LAYOUTS
     same = ''
     instead = ''
+    moves_channels = False
 
     @property
     def ready(self) -> bool:
         """Whether the stage can work yet; until all can, the link does not run."""
         return True
+
+    def connect(self, teacher: nn.Module) -> None:
+        """Look at the teacher once, before :meth:`setup`, and copy what is needed.
+
+        A stage keeps no module of the teacher: it would be saved, moved and trained.
+        """
 
     def setup(self, pair: FeaturePair) -> None:
         """Create parameters from the shapes in ``pair``.

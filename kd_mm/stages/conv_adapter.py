@@ -1,5 +1,6 @@
 """A small convolutional adapter on the student's side (FitNet's regressor)."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from mmcv.cnn import ConvModule
@@ -10,6 +11,8 @@ from ..options import Count, Rule, checked
 from ..pair import MAP, FeaturePair, as_before, as_map, channels
 from ..registry import MODELS
 from .base import Stage
+
+Odd = Annotated[Count, Rule('and odd', lambda n: n % 2 == 1)]
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -31,7 +34,8 @@ class ConvAdapter(Stage):
 
     Args:
         layers (int): Number of convolutions. Defaults to 1.
-        kernel_size (int): Odd kernel size; more than 1 needs maps. Defaults to 1.
+        kernel_size (int | Sequence[int]): Odd kernel size, or one for each layer; more
+            than 1 needs maps. Defaults to 1.
         norm_cfg (dict, optional): Norm after every convolution but the last:
             ``dict(type='BN')`` over images and positions, ``dict(type='LN')`` over the
             channels of each position. Defaults to None.
@@ -55,14 +59,19 @@ class ConvAdapter(Stage):
         self,
         *,
         layers: Count = 1,
-        kernel_size: Annotated[Count, Rule('and odd', lambda n: n % 2 == 1)] = 1,
+        kernel_size: Odd | Sequence[Odd] = 1,
         norm_cfg: dict | None = None,
         act_last: bool = False,
         share: bool = False,
     ) -> None:
         super().__init__()
-        self.layers, self.kernel_size = layers, kernel_size
-        if kernel_size > 1:  # tokens and vectors have no neighbours
+        sizes = [kernel_size] * layers if isinstance(kernel_size, int) else kernel_size
+        if len(sizes) != layers:
+            raise ConfigError(
+                f'ConvAdapter.kernel_size has {len(sizes)} entries for {layers} layers'
+            )
+        self.kernel_sizes = list(sizes)
+        if max(sizes) > 1:  # tokens and vectors have no neighbours
             self.layouts = (MAP,)
             self.instead = (
                 f'kernel_size={kernel_size} needs neighbours: take 1, or put '
@@ -86,18 +95,18 @@ class ConvAdapter(Stage):
         )
 
     def _build(self, width_in: int, width_out: int) -> nn.Sequential:
-        last = self.layers - 1
+        last = len(self.kernel_sizes) - 1
         return nn.Sequential(
             *(
                 ConvModule(
                     width_in if i == 0 else width_out,
                     width_out,
-                    self.kernel_size,
-                    padding=self.kernel_size // 2,
+                    size,
+                    padding=size // 2,
                     norm_cfg=self.norm_cfg if i < last or self.act_last else None,
                     act_cfg=dict(type='ReLU') if i < last or self.act_last else None,
                 )
-                for i in range(self.layers)
+                for i, size in enumerate(self.kernel_sizes)
             )
         )
 

@@ -73,3 +73,25 @@ def test_resize_leaves_equal_sizes_alone():
 def test_senseless_options_are_refused(make):
     with pytest.raises(ConfigError):
         make()
+
+
+def test_every_layer_has_its_kernel():
+    adapter = ConvAdapter(
+        layers=3, kernel_size=(1, 3, 3), norm_cfg=dict(type='BN'), act_last=True
+    )
+    pair = FeaturePair(
+        link='x',
+        student=[torch.randn(2, 4, 6, 5)],
+        teacher=[torch.randn(2, 7, 6, 5)],
+        samples=[],
+        image_size=(48, 40),
+    )
+    adapter.setup(pair)
+    convs = [m for m in adapter.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [conv.kernel_size[0] for conv in convs] == [1, 3, 3]
+    norms = [m for m in adapter.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert len(norms) == 3
+    out = adapter(pair).student[0]
+    assert out.shape == (2, 7, 6, 5) and float(out.detach().min()) == 0  # a last ReLU
+    with pytest.raises(ConfigError, match='2 entries for 3 layers'):
+        ConvAdapter(layers=3, kernel_size=(1, 3))

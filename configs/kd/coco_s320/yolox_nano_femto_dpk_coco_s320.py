@@ -1,12 +1,6 @@
-# YOLOX-nano teaches YOLOX-femto by DPK, with small modules.
-_base_ = './yolox_femto_coco_s320.py'
+# DPK with small modules, our choice.
+_base_ = '../../_base_/pairs/yolox_nano_femto.py'
 model = dict(
-    _delete_=True,
-    type='kd_mm.Distill',
-    student={{_base_.model}},
-    teacher=dict(
-        config='mmdet::yolox/yolox_nano_8xb8-300e_coco.py',
-        checkpoint='data/weights/yolox_nano_coco_mmdet.pth'),
     links=dict(
         fpn=dict(
             student='neck',

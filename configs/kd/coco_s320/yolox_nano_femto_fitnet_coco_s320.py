@@ -1,16 +1,10 @@
-# Same family, half the width: YOLOX-nano teaches YOLOX-femto on the three FPN levels.
-_base_ = './yolox_femto_coco_s320.py'
+_base_ = '../../_base_/pairs/yolox_nano_femto.py'
 model = dict(
-    _delete_=True,
-    type='kd_mm.Distill',
-    student={{_base_.model}},
-    teacher=dict(
-        config='mmdet::yolox/yolox_nano_8xb8-300e_coco.py',
-        checkpoint='data/weights/yolox_nano_coco_mmdet.pth'),
     links=dict(
         fpn=dict(
             student='neck',
             teacher='neck',
             levels=[0, 1, 2],  # strides 8, 16, 32
-            stages=[dict(type='kd_mm.ConvAdapter')],
+            stages=[
+                dict(type='kd_mm.ConvAdapter')],
             criterion=dict(type='kd_mm.MSELoss', weight=5.0))))

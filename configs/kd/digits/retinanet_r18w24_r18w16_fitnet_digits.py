@@ -1,12 +1,5 @@
-_base_ = './retinanet_r18w16_digits.py'
-
+_base_ = '../../_base_/pairs/retinanet_digits.py'
 model = dict(
-    _delete_=True,
-    type='kd_mm.Distill',
-    student={{_base_.model}},
-    teacher=dict(
-        config='kd_mm::kd/digits/retinanet_r18w24_digits.py',
-        checkpoint='configs/kd/digits/retinanet_r18w24_digits.pth'),
     links=dict(
         fpn=dict(
             student='neck',

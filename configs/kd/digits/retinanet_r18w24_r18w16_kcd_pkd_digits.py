@@ -1,22 +1,8 @@
-_base_ = './retinanet_r18w16_digits.py'
-
+_base_ = '../../_base_/pairs/retinanet_digits.py'
 model = dict(
-    _delete_=True,
-    type='kd_mm.Distill',
-    student={{_base_.model}},
-    teacher=dict(
-        config='kd_mm::kd/digits/retinanet_r18w24_digits.py',
-        checkpoint='configs/kd/digits/retinanet_r18w24_digits.pth'),
     links=dict(
         fpn=dict(
             student='neck',
             teacher='neck',
-            stages=[
-                dict(
-                    type='kd_mm.ChannelAlign',
-                    transform='bipartite',
-                    fit_at=1,
-                    images=400,
-                    share=True)
-            ],
+            stages=[dict(type='kd_mm.ChannelAlign', images=400, share=True)],
             criterion=dict(type='kd_mm.PKDLoss', weight=2.0))))

@@ -1,10 +1,2 @@
-_base_ = ['./resnet20.py', '../_base_/links/fitnet.py']
-model = dict(
-    _delete_=True,
-    type='kd_mm.Distill',
-    student={{_base_.model}},
-    teacher=dict(
-        config='kd_mm::kd_cls/cifar10/resnet56.py',
-        checkpoint='checkpoints/cifar10/resnet56.pth'),
-    links={{_base_.links}},
-    trial_size=(32, 32))
+_base_ = ['../_base_/pairs/cifar10/resnet56_resnet20.py', '../_base_/links/fitnet.py']
+model = dict(links={{_base_.links}})

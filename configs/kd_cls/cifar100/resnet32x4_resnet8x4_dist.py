@@ -1,10 +1,2 @@
-_base_ = ['./resnet8x4.py', '../_base_/links/dist.py']
-model = dict(
-    _delete_=True,
-    type='kd_mm.Distill',
-    student={{_base_.model}},
-    teacher=dict(
-        config='kd_mm::kd_cls/cifar100/resnet32x4.py',
-        checkpoint='checkpoints/cifar100/resnet32x4.pth'),
-    links={{_base_.links}},
-    trial_size=(32, 32))
+_base_ = ['../_base_/pairs/cifar100/resnet32x4_resnet8x4.py', '../_base_/links/dist.py']
+model = dict(links={{_base_.dist}})

@@ -1,10 +1,5 @@
-_base_ = ['./resnet8x4.py', '../_base_/links/review_resnet8x4.py']
-model = dict(
-    _delete_=True,
-    type='kd_mm.Distill',
-    student={{_base_.model}},
-    teacher=dict(
-        config='kd_mm::kd_cls/cifar100/resnet32x4.py',
-        checkpoint='checkpoints/cifar100/resnet32x4.pth'),
-    links={{_base_.links}},
-    trial_size=(32, 32))
+_base_ = [
+    '../_base_/pairs/cifar100/resnet32x4_resnet8x4.py',
+    '../_base_/links/review.py',
+]
+model = dict(links={{_base_.review.resnet32x4_resnet8x4}})

@@ -1,10 +1,10 @@
-_base_ = ['./shufflenet_v2.py', '../_base_/links/dpk.py']
-model = dict(
-    _delete_=True,
-    type='kd_mm.Distill',
-    student={{_base_.model}},
-    teacher=dict(
-        config='kd_mm::kd_cls/cifar100/resnet32x4.py',
-        checkpoint='checkpoints/cifar100/resnet32x4.pth'),
-    links={{_base_.links}},
-    trial_size=(32, 32))
+_base_ = [
+    '../_base_/pairs/cifar100/resnet32x4_shufflenet_v2.py',
+    '../_base_/links/dpk.py',
+]
+model = dict(links={{_base_.dpk.other}})
+optim_wrapper = dict(
+    optimizer=dict(nesterov=True),
+    clip_grad=dict(max_norm=1.0),
+    constructor={{_base_.dpk_optimizer.constructor}},
+    paramwise_cfg={{_base_.dpk_optimizer.paramwise_cfg}})

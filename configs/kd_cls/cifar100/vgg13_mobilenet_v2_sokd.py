@@ -1,10 +1,2 @@
-_base_ = ['./mobilenet_v2.py', '../_base_/links/sokd.py']
-model = dict(
-    _delete_=True,
-    type='kd_mm.Distill',
-    student={{_base_.model}},
-    teacher=dict(
-        config='kd_mm::kd_cls/cifar100/vgg13.py',
-        checkpoint='checkpoints/cifar100/vgg13.pth'),
-    links={{_base_.links}},
-    trial_size=(32, 32))
+_base_ = ['../_base_/pairs/cifar100/vgg13_mobilenet_v2.py', '../_base_/links/sokd.py']
+model = dict(links={{_base_.sokd.vgg13_mobilenet_v2}})

@@ -1,10 +1,5 @@
-_base_ = ['./shufflenet_v1.py', '../_base_/links/kcd.py']
-model = dict(
-    _delete_=True,
-    type='kd_mm.Distill',
-    student={{_base_.model}},
-    teacher=dict(
-        config='kd_mm::kd_cls/cifar100/wrn_40_2.py',
-        checkpoint='checkpoints/cifar100/wrn_40_2.pth'),
-    links={{_base_.links}},
-    trial_size=(32, 32))
+_base_ = [
+    '../_base_/pairs/cifar100/wrn_40_2_shufflenet_v1.py',
+    '../_base_/links/kcd.py',
+]
+model = dict(links={{_base_.links}})

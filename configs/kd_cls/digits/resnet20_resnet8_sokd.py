@@ -1,10 +1,2 @@
-_base_ = ['./resnet8.py', '../_base_/links/sokd_digits.py']
-model = dict(
-    _delete_=True,
-    type='kd_mm.Distill',
-    student={{_base_.model}},
-    teacher=dict(
-        config='kd_mm::kd_cls/digits/resnet20.py',
-        checkpoint='work_dirs/demo_cls/teacher/epoch_30.pth'),
-    links={{_base_.links}},
-    trial_size=(16, 16))
+_base_ = ['../_base_/pairs/digits/resnet20_resnet8.py', '../_base_/links/sokd.py']
+model = dict(links={{_base_.sokd.cifar10}})

@@ -1,11 +1,2 @@
-_base_ = ['mmpretrain::resnet/resnet18_8xb32_in1k.py', '../_base_/links/dist_imagenet.py']
-model = dict(
-    _delete_=True,
-    type='kd_mm.Distill',
-    student={{_base_.model}},
-    teacher=dict(
-        config='mmpretrain::resnet/resnet34_8xb32_in1k.py',
-        checkpoint='https://download.openmmlab.com/mmclassification/v0/resnet/'
-        'resnet34_8xb32_in1k_20210831-f257d4e6.pth'),
-    links={{_base_.links}},
-    trial_size=(224, 224))
+_base_ = ['../_base_/pairs/imagenet/resnet34_resnet18.py', '../_base_/links/dist.py']
+model = dict(links={{_base_.dist_imagenet}})

@@ -1,11 +1,2 @@
-_base_ = ['mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py', '../_base_/links/kcd.py']
-model = dict(
-    _delete_=True,
-    type='kd_mm.Distill',
-    student={{_base_.model}},
-    teacher=dict(
-        config='mmpretrain::resnet/resnet50_8xb32_in1k.py',
-        checkpoint='https://download.openmmlab.com/mmclassification/v0/resnet/'
-        'resnet50_8xb32_in1k_20210831-ea4938fc.pth'),
-    links={{_base_.links}},
-    trial_size=(224, 224))
+_base_ = ['../_base_/pairs/imagenet/resnet50_mobilenet_v2.py', '../_base_/links/kcd.py']
+model = dict(links={{_base_.links}})

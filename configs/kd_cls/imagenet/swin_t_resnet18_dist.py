@@ -1,11 +1,2 @@
-_base_ = ['mmpretrain::resnet/resnet18_8xb32_in1k.py', '../_base_/links/dist_imagenet.py']
-model = dict(
-    _delete_=True,
-    type='kd_mm.Distill',
-    student={{_base_.model}},
-    teacher=dict(
-        config='mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py',
-        checkpoint='https://download.openmmlab.com/mmclassification/v0/'
-        'swin-transformer/swin_tiny_224_b16x64_300e_imagenet_20210616_090925-66df6be6.pth'),
-    links={{_base_.links}},
-    trial_size=(224, 224))
+_base_ = ['../_base_/pairs/imagenet/swin_t_resnet18.py', '../_base_/links/dist.py']
+model = dict(links={{_base_.dist_imagenet}})

@@ -87,6 +87,8 @@ class PriorNet(nn.Module):
             nn.Linear(decoder.dim, teacher * patch * patch),
         )
         self.positions: dict[tuple, tuple[Tensor, Tensor]] = {}
+        for part in (self.encoders, self.decoder):
+            part.apply(_xavier)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Tokens down and across a map; the last may hang over the edge."""
@@ -152,6 +154,14 @@ class PriorNet(nn.Module):
         """0, with the parameters of an idle side behind it: DDP waits for them."""
         parts = (*self.embed[side].parameters(), *self.encoders[side].parameters())
         return torch.stack([p.flatten()[:0].sum() for p in parts]).sum()
+
+
+def _xavier(module: nn.Module) -> None:
+    """The authors' initialisation of what lies in encoders and decoder."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def pick(tokens: Tensor, places: Tensor) -> Tensor:

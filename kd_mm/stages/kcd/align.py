@@ -27,6 +27,7 @@ from .matching import (
     control_map,
     fit_map,
     matched_correlation,
+    rescaling,
     total_similarity,
 )
 from .moments import Covariance, Kind
@@ -55,9 +56,11 @@ class ChannelAlign(Stage):
         similarity (str): What is correlated: 'gap' (features averaged over
             positions, one sample an image), 'class' (class means; of detections
             pooled inside the boxes) or 'spatial' (every position).
-            Defaults to 'gap'.
+            Defaults to 'spatial'.
         fit_at (int | str): After how many epochs the map is fitted; 'start' is 0.
-            Defaults to 1.
+            A map can matter to a student that is trained already; one that starts from
+            nothing can take on any order, and waiting costs it time.
+            Defaults to 'start'.
         every (int, optional): Fit again every so many epochs during the first half of
             training; a level's map is only replaced when its total similarity gains
             more than 1 %. Defaults to None, never.
@@ -67,6 +70,9 @@ class ChannelAlign(Stage):
             Defaults to 5000.
         share (bool): Whether all levels use one map, fitted on their mean covariance;
             for heads that share weights over levels. Defaults to False.
+        scale (bool): Whether the teacher's channels also get the student's mean and
+            standard deviation, each its own scale and offset, for criteria that see
+            them (MSELoss). Needs 'spatial'. Defaults to False.
         ridge (float): Regularisation of 'ridge', in mean variances of a teacher
             channel. Defaults to 0.01.
         seed (int): Of 'random'. Defaults to 0.
@@ -82,26 +88,34 @@ class ChannelAlign(Stage):
     """
 
     fitted_at: Tensor
+    moves_channels = True
 
     @checked
     def __init__(
         self,
         *,
         transform: Transform = 'bipartite',
-        similarity: Kind = 'gap',
-        fit_at: Natural | Literal['start'] = 1,
+        similarity: Kind = 'spatial',
+        fit_at: Natural | Literal['start'] = 'start',
         every: Count | None = None,
         by_epoch: bool = True,
         images: Annotated[int, at_least(2)] | None = 5000,
         share: bool = False,
+        scale: bool = False,
         ridge: Positive = 0.01,
         seed: Natural = 0,
     ) -> None:
         super().__init__()
         self.transform, self.similarity = transform, similarity
+        if scale and similarity != 'spatial':
+            raise ConfigError(
+                "ChannelAlign(scale=True) needs similarity='spatial': averages over "
+                'positions vary less than the positions do'
+            )
         self.fit_at = 0 if fit_at == 'start' else fit_at
         self.every, self.by_epoch = every, by_epoch
         self.images, self.share, self.ridge, self.seed = images, share, ridge, seed
+        self.scale = scale
         self.register_buffer('fitted_at', torch.tensor(-1))
         self._fitted_at = -1  # the same on the host: read in every step
         self.register_load_state_dict_post_hook(_read_fitted_at)
@@ -133,6 +147,11 @@ class ChannelAlign(Stage):
             self.register_buffer(f'index_{i}', start.first.repeat(groups, 1))
             if width_t < width_s:
                 self.register_buffer(f'kept_{i}', start.kept)
+        for level, (width_s, width_t) in enumerate(widths if self.scale else ()):
+            narrow = self.transform not in MATRICES and width_t < width_s
+            width = width_t if narrow else width_s
+            self.register_buffer(f'scale_{level}', torch.ones(width))
+            self.register_buffer(f'offset_{level}', torch.zeros(width))
 
     def check(self, link: Link) -> None:
         """Warn where the map cannot matter."""
@@ -176,12 +195,18 @@ class ChannelAlign(Stage):
             i = 0 if self.share else level
             student, teacher = pair.student[level], pair.teacher[level]
             if self.transform in MATRICES:
-                pair.teacher[level] = mix(teacher, getattr(self, f'matrix_{i}'))
-                continue
-            pair.teacher[level] = select(teacher, getattr(self, f'index_{i}'))
+                teacher = mix(teacher, getattr(self, f'matrix_{i}'))
+            else:
+                teacher = select(teacher, getattr(self, f'index_{i}'))
             if hasattr(self, f'kept_{i}'):
                 kept = getattr(self, f'kept_{i}')
                 pair.student[level] = student.index_select(channel_dim(student), kept)
+            if self.scale:
+                shape = [-1] + [1] * (teacher.ndim - channel_dim(teacher) - 1)
+                scale = getattr(self, f'scale_{level}').to(teacher.dtype).view(shape)
+                offset = getattr(self, f'offset_{level}').to(teacher.dtype).view(shape)
+                teacher = torch.addcmul(offset, teacher, scale)
+            pair.teacher[level] = teacher
         return pair
 
     # ---- fitting --------------------------------------------------------------
@@ -218,9 +243,16 @@ class ChannelAlign(Stage):
             )
             self._mark(-1)
         # now rather than when the time has come
-        if self._fitted_at < 0 and not self.is_control:
+        if self._fitted_at < 0 and (self.scale or not self.is_control):
             annotations = self.similarity == 'class'
             plain_dataset(runner.train_dataloader.dataset, runner.cfg, annotations)
+        if self.fit_at == 0 and not (self.is_control or has_learnt(runner)):
+            MMLogger.get_current_instance().warning(
+                f'ChannelAlign(transform={self.transform!r}) cannot matter yet: the '
+                "student's channels are at their random start, and such a student "
+                'takes on any order; it matters to one that is trained already '
+                '(load_from=..., pretrained weights)'
+            )
 
     def before_train_iter(self, runner: Runner, data_batch: dict) -> None:
         """Fit when the time has come, together with all other stages that are due."""
@@ -236,7 +268,7 @@ class ChannelAlign(Stage):
             and stage.due(runner)
             and link.criterion.weight
         ]
-        learners = [stage for stage in stages if not stage.is_control]
+        learners = [s for s in stages if s.scale or not s.is_control]
         if learners:
             counts = [stage.images or math.inf for stage in learners]
             loader = plain_loader(
@@ -248,7 +280,7 @@ class ChannelAlign(Stage):
             images = fit_channels(model, learners, loader)
             runner.logger.info(f'kd_mm: matched channels on {images} images')
         for stage in stages:
-            if stage.is_control:
+            if stage not in learners:
                 stage.fit([])
             stage._mark(stage._done(Progress.of(runner)))
 
@@ -265,7 +297,7 @@ class ChannelAlign(Stage):
 
     @property
     def is_control(self) -> bool:
-        """Whether the map needs no data."""
+        """Whether the order needs no data."""
         return self.transform in ('identity', 'random')
 
     def due(self, runner: Runner) -> bool:
@@ -291,6 +323,7 @@ class ChannelAlign(Stage):
         better.
         """
         logger = MMLogger.get_current_instance()
+        of_levels = covariances
         if self.share and covariances:
             covariances = [Covariance.pooled(covariances)]
         for i, (width_s, width_t) in enumerate(self.widths):
@@ -311,6 +344,13 @@ class ChannelAlign(Stage):
                 f'ChannelAlign level {i}: mean correlation of matched channels '
                 f'{was:.3f} -> {now:.3f} ({self.transform}, {self.similarity})'
             )
+        for level, cov in enumerate(of_levels if self.scale else ()):
+            for name, value in zip(
+                ('scale', 'offset'), rescaling(cov, self.map(level)), strict=True
+            ):
+                buffer = getattr(self, f'{name}_{level}')
+                buffer.copy_(value)
+                broadcast(buffer)
         self._mark(max(self._fitted_at, 0))
 
     def _store(self, i: int, new: ChannelMap) -> None:
@@ -323,6 +363,17 @@ class ChannelAlign(Stage):
     def _mark(self, when: int) -> None:
         self.fitted_at.fill_(when)
         self._fitted_at = when
+
+
+def has_learnt(runner: Runner) -> bool:
+    """Whether the student starts from weights that mean something."""
+    model = unwrapped(runner.model)
+    if runner._load_from or runner._resume or getattr(model, 'inherited', ()):
+        return True
+    # MMEngine's modules keep how they were initialised, one dict or several
+    found = (getattr(module, 'init_cfg', None) for module in model.modules())
+    cfgs = [c if isinstance(c, list | tuple) else [c] for c in found if c]
+    return any(c.get('type') == 'Pretrained' for each in cfgs for c in each)
 
 
 def _read_fitted_at(stage: ChannelAlign, incompatible) -> None:

@@ -210,6 +210,23 @@ def mapped(cov: Covariance, mapping: ChannelMap) -> Covariance:
     )
 
 
+def rescaling(cov: Covariance, mapping: ChannelMap) -> tuple[Tensor, Tensor]:
+    """Scale and offset ``(M,)`` that give mapped channels the student's two moments.
+
+    A teacher's channel that never changes gets scale 0: it becomes the student's mean.
+    Matching the moments, and not regressing, is our choice: a regression asks the
+    student for silence wherever the two are little correlated.
+    """
+    if cov.means is None:
+        raise TypeError('a covariance without means')
+    after = mapped(cov, mapping)
+    own, variance = after.ss.diagonal(), after.tt.diagonal()
+    scale = torch.where(dead(variance), 0, own / variance).sqrt()
+    mean_s, mean_t = cov.means
+    there = mapping.linear(len(mean_t)).to(mean_t) @ mean_t
+    return scale, mean_s[mapping.kept.to(mean_s.device)] - scale * there
+
+
 def matched_correlation(cov: Covariance, mapping: ChannelMap) -> Tensor:
     """Correlation ``(M,)`` of every compared pair after the map."""
     return correlation(mapped(cov, mapping)).diagonal()

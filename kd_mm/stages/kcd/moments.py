@@ -31,11 +31,14 @@ class Covariance:
         ss (Tensor): ``(Cs, Cs)``, student with student.
         st (Tensor): ``(Cs, Ct)``, student with teacher.
         tt (Tensor): ``(Ct, Ct)``, teacher with teacher.
+        means (tuple[Tensor, Tensor] | None): ``(Cs,)`` and ``(Ct,)``, what the moments
+            are about; not kept by what is made from them.
     """
 
     ss: Tensor
     st: Tensor
     tt: Tensor
+    means: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def of(cls, student: Tensor, teacher: Tensor) -> 'Covariance':
@@ -117,7 +120,12 @@ class Moments:
                 f'channel statistics need at least 2 samples, got {self.count:.0f}'
             )
         cov = self.scatter / self.count
-        return Covariance(cov[:width, :width], cov[:width, width:], cov[width:, width:])
+        return Covariance(
+            cov[:width, :width],
+            cov[:width, width:],
+            cov[width:, width:],
+            (self.mean[:width], self.mean[width:]),
+        )
 
 
 class ClassSums:

@@ -25,15 +25,11 @@ class Areas:
     size: Tensor
     offset: Tensor
 
-    def difference(self, other: 'Areas') -> Tensor:
-        """Sum over the three maps of the mean squared difference, in fp32."""
+    def difference(self, other: 'Areas', weights: Sequence[float]) -> Tensor:
+        """Weighted sum of the three maps' mean squared differences, in fp32."""
         return sum(
-            F.mse_loss(mine, theirs)
-            for mine, theirs in (
-                (self.heat, other.heat),
-                (self.size, other.size),
-                (self.offset, other.offset),
-            )
+            weight * F.mse_loss(getattr(self, name), getattr(other, name))
+            for name, weight in zip(('heat', 'size', 'offset'), weights, strict=True)
         )
 
 
@@ -98,6 +94,25 @@ def area_mask(
     if normalise == 'area':
         mask = mask / mask.mean((2, 3), keepdim=True).clamp(min=1e-6)
     return mask
+
+
+def activation_loss(areas: Areas, feature: Tensor, weights: Tensor) -> Tensor:
+    """Binary cross-entropy of the heatmap against class activation maps.
+
+    The target is the positive part of ``sum_c w_c F_c`` over its maximum in the image,
+    so it is between 0 and 1 and never the same everywhere. Source of the map: arXiv
+    1512.04150, equation 2; the normalisation is our choice.
+
+    Args:
+        areas (Areas): A prediction on the teacher's side.
+        feature (Tensor): ``(N, C, H, W)``, what the teacher's classifier averages.
+        weights (Tensor): ``(N, C)``, the classifier's of each image's label.
+    """
+    heat = areas.heat
+    maps = torch.einsum('nc,nchw->nhw', weights, feature.detach().float()).relu()
+    target = maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-6)
+    with torch.autocast(heat.device.type, enabled=False):
+        return F.binary_cross_entropy(heat, target[:, None].to(heat).expand_as(heat))
 
 
 def ground_truth_loss(

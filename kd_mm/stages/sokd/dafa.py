@@ -21,6 +21,7 @@ from .operators import OPERATORS, on_device
 from .policy import Draw, Policy
 from .unrolled import search_step
 
+Objective = Literal['consistency', 'unrolled', 'published']
 Operators = Annotated[
     Sequence[str], Rule('of two or more', lambda names: len(set(names)) > 1)
 ]
@@ -71,8 +72,10 @@ class DAFA(Stage):
             link (L_aug of the paper, first order); where their widths differ, the
             criterion. 'unrolled': the total loss after one step of the student
             (DARTS, arXiv 1806.09055, equation 7); four more passes through the student
-            in every step of the search, and it needs MMEngine's Runner.
-            Defaults to 'consistency'.
+            in every step of the search, and it needs MMEngine's Runner. 'published':
+            the same, but the total loss is that of the un-augmented teacher, as in the
+            authors' code: what counts is what a step on the augmented one is good for,
+            and not how near it is. Defaults to 'consistency'.
         temperature (float): Of the relaxed samples. Defaults to 0.5.
         lr (float): Of chi's Adam. Defaults to 3e-4.
         weight_decay (float): Of alpha, in chi's Adam. Defaults to 1e-3.
@@ -96,7 +99,7 @@ class DAFA(Stage):
         operators: Operators | None = None,
         policies: Count | None = None,
         estimator: Literal['gumbel', 'relax'] = 'gumbel',
-        objective: Literal['consistency', 'unrolled'] = 'consistency',
+        objective: Objective = 'consistency',
         temperature: Positive = 0.5,
         lr: Positive = 3e-4,
         weight_decay: NonNegative = 1e-3,
@@ -118,7 +121,8 @@ class DAFA(Stage):
         self._pending: tuple[Draw, HostCopy] | None = None  # waits for the next step
         self._refused = ''
         self._drawn: int | None = None  # in this step, for the plots
-        self.fixed: tuple[Draw, Tensor] | None = None  # within an unrolled step
+        # within an unrolled step: what is applied, () for nothing
+        self.fixed: tuple[Draw, Tensor] | tuple[()] | None = None
 
     # ---- shapes and use -------------------------------------------------------
 
@@ -156,8 +160,8 @@ class DAFA(Stage):
 
     def forward(self, pair: FeaturePair) -> FeaturePair:
         if self.fixed is not None:
-            draw, levers = self.fixed
-            pair.teacher = self._augment(pair.teacher, draw, levers, pair.image_size)
+            if self.fixed:
+                pair.teacher = self._augment(pair.teacher, *self.fixed, pair.image_size)
         elif self.training and self.age(pair.progress) >= 0:
             self._step(pair)
         self._given = list(pair.teacher)
@@ -271,8 +275,8 @@ class DAFA(Stage):
             self.policy, self._pending = self._new_policy(), None
 
     def before_train_iter(self, runner: Runner, data_batch: dict) -> None:
-        """The search step of 'unrolled', once for all DAFA stages of the model."""
-        if self.objective == 'unrolled' and self.searching(Progress.of(runner)):
+        """The search step through the student, once for all stages of an objective."""
+        if self.objective != 'consistency' and self.searching(Progress.of(runner)):
             search_step(runner, data_batch, caller=self)
 
     def after_train_iter(self, runner: Runner) -> None:

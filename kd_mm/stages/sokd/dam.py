@@ -9,13 +9,21 @@ from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ...criteria.dkd import targets
 from ...diagnostics import HostCopy
-from ...errors import ConfigError
+from ...errors import ConfigError, nearest
+from ...link import Link
 from ...options import Count, NonNegative, checked
 from ...pair import MAP, FeaturePair
 from ...registry import MODELS
 from ..base import Stage
-from .areas import Areas, area_mask, find_areas, ground_truth_loss
+from .areas import (
+    Areas,
+    activation_loss,
+    area_mask,
+    find_areas,
+    ground_truth_loss,
+)
 
 CONSTANT = 1e-3  # a heatmap in [0, 1] that varies less than this says nothing
 PATIENCE = 500  # steps between looks at it
@@ -67,19 +75,27 @@ class DAM(Stage):
 
     Args:
         top_k (int): Areas of an image and level. Defaults to 8.
-        weight (float): Of L_D, the mean squared differences of the three predictions.
-            Defaults to 1.0.
+        weight (float | Sequence[float]): Of L_D, the mean squared differences of the
+            three predictions; or one each for heatmap, size and offset: the authors'
+            mean over all channels of the three together is
+            ``w * (heatmaps, 2, 2) / (heatmaps + 4)``. Defaults to 1.0.
         boxes_from (str): Whose areas count: 'student', 'teacher' or 'both'.
             Defaults to 'student'.
         overlap (str): 'sum' counts a position once for every area it is in, 'max'
             once. Defaults to 'sum'.
         normalise (str): 'all' averages over all positions, so little area is little
             loss; 'area' over the areas of each image. Defaults to 'all'.
-        supervision (str): 'gt' trains the heads, on the teacher's side, with the boxes
-            of the batch as CenterNet does (our choice). Defaults to 'none'.
+        supervision (str): What else trains the heads, on the teacher's side (our
+            choice): 'gt', the boxes of the batch, as in CenterNet; 'cam', for
+            classifiers, the class activation map of the image's label (arXiv
+            1512.04150) on the map that the teacher's classifier averages. Both keep
+            the heads from collapsing. Defaults to 'none'.
+        classifier (str): Path of the teacher's linear layer, for 'cam'.
+            Defaults to 'head.fc'.
         heatmaps (int): Channels of the heatmap. With 'gt' a class goes to channel
             ``label % heatmaps``; 1 is objectness. Defaults to 2.
-        hidden (int): Channels inside the heads. Defaults to 64.
+        hidden (int, optional): Channels inside the heads; None: as many as the feature
+            has, as in the authors' code. Defaults to 64.
         relu_heads (bool): End every head in a ReLU, as the authors' code does: heat is
             never below 0.5, and a size can be stuck at 0. Otherwise size and offset end
             in a softplus. Defaults to False.
@@ -103,27 +119,45 @@ class DAM(Stage):
         self,
         *,
         top_k: Count = 8,
-        weight: NonNegative = 1.0,
+        weight: NonNegative | tuple[NonNegative, NonNegative, NonNegative] = 1.0,
         boxes_from: Literal['student', 'teacher', 'both'] = 'student',
         overlap: Literal['sum', 'max'] = 'sum',
         normalise: Literal['all', 'area'] = 'all',
-        supervision: Literal['none', 'gt'] = 'none',
+        supervision: Literal['none', 'gt', 'cam'] = 'none',
+        classifier: str = 'head.fc',
         heatmaps: Count = 2,
-        hidden: Count = 64,
+        hidden: Count | None = 64,
         relu_heads: bool = False,
     ) -> None:
         super().__init__()
-        self.top_k, self.weight, self.boxes_from = top_k, weight, boxes_from
+        single = isinstance(weight, int | float)
+        self.weights = (weight,) * 3 if single else tuple(weight)
+        self.top_k, self.boxes_from = top_k, boxes_from
         self.overlap, self.normalise = overlap, normalise
         self.supervision, self.heatmaps = supervision, heatmaps
+        self.classifier = classifier
         self.hidden, self.relu_heads = hidden, relu_heads
         self.heads = nn.ModuleDict()
         self.link = ''
         self._spread: HostCopy | None = None
         self._steps = 0
 
+    def connect(self, teacher: nn.Module) -> None:
+        if self.supervision != 'cam':
+            return
+        layers = {n: m for n, m in teacher.named_modules() if isinstance(m, nn.Linear)}
+        if self.classifier not in layers:
+            raise ConfigError(
+                f'DAM.classifier: the teacher has no linear layer {self.classifier!r}; '
+                f'{nearest(self.classifier, layers)}'
+            )
+        weight = layers[self.classifier].weight.detach().float().clone()
+        self.register_buffer('class_weight', weight, persistent=False)
+
     def setup(self, pair: FeaturePair) -> None:
         super().setup(pair)
+        if self.supervision == 'cam' and not hasattr(self, 'class_weight'):
+            raise ConfigError("DAM(supervision='cam') has not seen the teacher")
         for student, teacher in zip(pair.student, pair.teacher, strict=True):
             if student.shape != teacher.shape:
                 raise ConfigError(
@@ -131,14 +165,31 @@ class DAM(Stage):
                     '"kd_mm.ConvAdapter") or dict(type="kd_mm.Resize") before it'
                 )
             width = student.shape[1]
+            if self.supervision == 'cam' and width != self.class_weight.shape[1]:
+                raise ConfigError(
+                    f"DAM(supervision='cam') needs the map that the teacher's "
+                    f'{self.classifier} averages, of {self.class_weight.shape[1]} '
+                    f'channels, not one of {width}: tap the last stage'
+                )
             if str(width) not in self.heads:
                 self.heads[str(width)] = AreaHeads(
                     width=width,
-                    hidden=self.hidden,
+                    hidden=width if self.hidden is None else self.hidden,
                     heatmaps=self.heatmaps,
                     relu_heads=self.relu_heads,
                 )
         self.link = pair.link
+
+    def check(self, link: Link) -> None:
+        """Class activation maps need the teacher's channels where they were."""
+        stages = list(link.stages)
+        before = stages[: stages.index(self)]
+        movers = [type(stage).__name__ for stage in before if stage.moves_channels]
+        if self.supervision == 'cam' and movers:
+            raise ConfigError(
+                f"DAM(supervision='cam') cannot read the teacher's channels behind "
+                f'{movers[0]}, which moves them; remove one of the two'
+            )
 
     def predict(self, features: Sequence[Tensor]) -> list[Areas]:
         """What the heads see on every level of one side."""
@@ -155,19 +206,30 @@ class DAM(Stage):
         if any(weight is not None for weight in pair.weight):
             raise ConfigError('an earlier stage has weighted the positions already')
         student, teacher = self.predict(pair.student), self.predict(pair.teacher)
-        pair.losses['areas'] = (
-            self.weight
-            * torch.stack(
-                [s.difference(t) for s, t in zip(student, teacher, strict=True)]
-            ).mean()
-        )
+        pair.losses['areas'] = torch.stack(
+            [
+                s.difference(t, self.weights)
+                for s, t in zip(student, teacher, strict=True)
+            ]
+        ).mean()
         if self.supervision == 'gt':
             pair.losses['area_boxes'] = (
-                self.weight
+                self.weights[0]
                 * torch.stack(
                     [
                         ground_truth_loss(areas, pair.samples, pair.image_size)
                         for areas in teacher
+                    ]
+                ).mean()
+            )
+        if self.supervision == 'cam':
+            labels = targets(pair.samples, self.class_weight.device)
+            pair.losses['area_classes'] = (
+                self.weights[0]
+                * torch.stack(
+                    [
+                        activation_loss(areas, feature, self.class_weight[labels])
+                        for areas, feature in zip(teacher, pair.teacher, strict=True)
                     ]
                 ).mean()
             )
@@ -201,5 +263,5 @@ class DAM(Stage):
             MMLogger.get_current_instance().warning(
                 f'links.{self.link}: the heads of DAM have collapsed: their heatmaps '
                 f'vary by {spread:.1e} only, so the areas are arbitrary; try '
-                "supervision='gt', or a smaller weight of DAM"
+                "supervision='gt' ('cam' for classifiers), or a smaller weight of DAM"
             )

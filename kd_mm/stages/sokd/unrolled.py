@@ -20,7 +20,7 @@ class Searching(Protocol):
 
     objective: str
     policy: Policy
-    fixed: tuple[Draw, Tensor] | None
+    fixed: tuple[Draw, Tensor] | tuple[()] | None
 
     def searching(self, progress: Progress) -> bool:
         """Whether the policy learns now."""
@@ -47,6 +47,11 @@ def search_step(runner: Runner, data_batch: dict, *, caller: Searching) -> None:
     and 8; eta = 0.01 and epsilon = 0.01 / ||v|| as there. Gradients are averaged over
     ranks; parameters, buffers, random states and counters are put back.
 
+    Stages with ``objective='published'`` do as SoKD's code does: the teacher is not
+    augmented in the upper loss :math:`L(w')`, so only the second term is left. An
+    augmentation is then good where a step on it lowers the plain loss, not where it
+    brings the teacher near the student.
+
     Args:
         runner (Runner): The training run.
         data_batch (dict): The batch the student is about to see.
@@ -61,7 +66,8 @@ def search_step(runner: Runner, data_batch: dict, *, caller: Searching) -> None:
         for name, link in model.distiller.links.items()
         if factors[name]
         for stage in link.stages
-        if getattr(stage, 'objective', '') == 'unrolled' and stage.searching(progress)
+        if getattr(stage, 'objective', '') == caller.objective
+        and stage.searching(progress)
     ]
     if not stages or stages[0] is not caller:
         return
@@ -72,7 +78,7 @@ def search_step(runner: Runner, data_batch: dict, *, caller: Searching) -> None:
     with undisturbed(model) as put_back:
         batch = data(copy.deepcopy(data_batch), True)
         problem = Problem(runner, model, stages, draws, batch, put_back)
-        slopes, loss = problem.unrolled()
+        slopes, loss = problem.unrolled(plain=caller.objective == 'published')
     for stage, draw, slope in zip(stages, draws, slopes, strict=True):
         stage.learn_from(draw, slope, loss)
 
@@ -97,13 +103,18 @@ class Problem:
         self.random = torch.get_rng_state()
         self.device = self.weights[0].device
 
-    def gradients(self, *, of_weights: bool) -> tuple[Tensor, list, list]:
-        """Loss, gradients at the levers, and at the weights if asked for."""
+    def gradients(
+        self, *, of_weights: bool, plain: bool = False
+    ) -> tuple[Tensor, list, list]:
+        """Loss, gradients at the levers, and at the weights if asked for.
+
+        With ``plain`` nothing is augmented, and the gradients at the levers are 0.
+        """
         self.put_back()
         torch.set_rng_state(self.random)
         levers = [d.levers().to(self.device).requires_grad_() for d in self.draws]
         for stage, draw, lever in zip(self.stages, self.draws, levers, strict=True):
-            stage.fixed = draw, lever
+            stage.fixed = () if plain else (draw, lever)
         try:
             with self.runner.optim_wrapper.optim_context(self.model):
                 loss, _ = self.model.parse_losses(self.model(**self.batch, mode='loss'))
@@ -118,13 +129,17 @@ class Problem:
         ]
         return loss.detach(), found[: len(levers)], found[len(levers) :]
 
-    def unrolled(self) -> tuple[list[Tensor], Tensor]:
-        """Gradient at the levers of every stage, and the upper loss."""
+    def unrolled(self, *, plain: bool) -> tuple[list[Tensor], Tensor]:
+        """Gradient at the levers of every stage, and the upper loss.
+
+        Args:
+            plain (bool): Whether the upper loss is that of the un-augmented teacher.
+        """
         start = [w.detach().clone() for w in self.weights]
         try:
             _, _, first = self.gradients(of_weights=True)
             self._move(_average(first), -RATE)
-            loss, slopes, second = self.gradients(of_weights=True)
+            loss, slopes, second = self.gradients(of_weights=True, plain=plain)
             second = _average(second)
             norm = torch.stack(torch._foreach_norm(second)).norm()
             step = STEP / norm.clamp(min=1e-12)

@@ -134,3 +134,23 @@ def test_positions_equal_mmpretrains(grid):
     for dim in (8, 192):  # MMPretrain counts across first
         theirs = build_2d_sincos_position_embedding(grid[::-1], dim)
         assert torch.equal(sine_cosine(grid, dim), theirs)
+
+
+def test_linear_layers_start_as_the_authors_do():
+    """Xavier-uniform weights and zero biases in encoders and decoder."""
+    torch.manual_seed(0)
+    net = PriorNet(
+        student=8, teacher=8, patch=1, encoder=Size(64, 2, 4), decoder=Size(48, 2, 4)
+    )
+    layers = [
+        (name, module)
+        for part in ('encoders', 'decoder')
+        for name, module in getattr(net, part).named_modules()
+        if isinstance(module, torch.nn.Linear)
+    ]
+    assert len(layers) == 4 * 2 * 2 + 4 * 2 + 1  # and the head
+    for name, layer in layers:
+        fan_out, fan_in = layer.weight.shape
+        bound = math.sqrt(6 / (fan_in + fan_out))
+        assert 0.9 * bound < float(layer.weight.detach().abs().max()) <= bound, name
+        assert layer.bias is None or not layer.bias.detach().any(), name

@@ -306,7 +306,7 @@ def test_fit_at_says_when_the_link_begins(tmp_path, fit_at, first):
 
 def test_controls_begin_when_a_fitted_map_would(tmp_path):
     watch = Watch()
-    train(tmp_path, watch=watch, align=dict(transform='random'))
+    train(tmp_path, watch=watch, align=dict(transform='random', fit_at=1))
     assert [loss > 0 for loss in watch.losses] == [False] * 4 + [True] * 4
 
 
@@ -398,3 +398,51 @@ def test_a_new_run_from_a_checkpoint_fits_its_own_map(tmp_path):
     path = str(tmp_path / 'a' / 'epoch_2.pth')
     train(tmp_path / 'b', watch=watch, load_from=path, align=dict(fit_at=1))
     assert [loss > 0 for loss in watch.losses] == [False] * 4 + [True] * 4
+
+
+def planted(stage, *, channels=6):
+    """A teacher whose channels are the student's, moved, scaled and shifted."""
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(8, channels, 5, 4, generator=generator)
+    order = torch.randperm(channels, generator=generator)
+    gain = 0.5 + torch.rand(channels, generator=generator)
+    shift = torch.randn(channels, generator=generator)
+    teacher = (gain[:, None, None] * student + shift[:, None, None])[:, order]
+    pair = FeaturePair(
+        link='x', student=[student], teacher=[teacher], samples=[], image_size=(40, 32)
+    )
+    stage.setup(pair)
+    rows = [f.movedim(1, -1).flatten(0, -2).double() for f in (student, teacher)]
+    stage.fit([Covariance.of(*rows)])
+    return stage, pair
+
+
+@pytest.mark.parametrize('transform', ['bipartite', 'procrustes'])
+def test_scale_gives_the_student_s_mean_and_deviation_back(transform):
+    stage, pair = planted(ChannelAlign(transform=transform, scale=True))
+    student, teacher = pair.student[0], stage(pair).teacher[0]
+    for moment in (torch.mean, torch.std):
+        torch.testing.assert_close(
+            moment(teacher, (0, 2, 3)), moment(student, (0, 2, 3)), rtol=1e-3, atol=1e-3
+        )
+    if transform == 'bipartite':  # the planted case is undone altogether
+        torch.testing.assert_close(teacher, student, rtol=1e-4, atol=1e-4)
+
+
+def test_without_scale_only_the_order_changes():
+    stage, pair = planted(ChannelAlign())
+    before = pair.teacher[0]
+    after = stage(pair).teacher[0]
+    assert not torch.allclose(after, pair.student[0], atol=0.1)
+    channels = {tuple(c.flatten().tolist()) for c in before.movedim(1, 0)}
+    assert channels == {tuple(c.flatten().tolist()) for c in after.movedim(1, 0)}
+
+
+def test_scale_is_in_the_checkpoint_and_needs_every_position():
+    stage, pair = planted(ChannelAlign(scale=True))
+    fresh = ChannelAlign(scale=True)
+    fresh.setup(pair)
+    fresh.load_state_dict(stage.state_dict())
+    assert torch.equal(fresh.scale_0, stage.scale_0) and fresh.scale_0.std() > 0
+    with pytest.raises(ConfigError, match='spatial'):
+        ChannelAlign(scale=True, similarity='gap')

@@ -10,6 +10,7 @@ from helpers import blotchy_batches, build, detection_batch, distill_cfg, train_
 from mmdet.models.losses.gaussian_focal_loss import gaussian_focal_loss
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
+from mmpretrain.structures import DataSample
 
 from kd_mm.errors import ConfigError
 from kd_mm.pair import FeaturePair
@@ -17,6 +18,7 @@ from kd_mm.stages import DAM
 from kd_mm.stages.sokd import dam as dam_module
 from kd_mm.stages.sokd.areas import (
     Areas,
+    activation_loss,
     area_mask,
     find_areas,
     ground_truth_loss,
@@ -391,3 +393,94 @@ def test_the_loss_of_a_heatmap_equals_mmdetections():
     )
     assert torch.equal(*pair)
     assert torch.equal(*(torch.autograd.grad(loss, heat)[0] for loss in pair))
+
+
+def cam_stage(classes=3, channels=4, **kwargs):
+    teacher = torch.nn.ModuleDict(
+        dict(head=torch.nn.ModuleDict(dict(fc=torch.nn.Linear(channels, classes))))
+    )
+    stage = DAM(supervision='cam', heatmaps=1, **kwargs)
+    stage.connect(teacher)
+    return stage, teacher['head']['fc']
+
+
+def test_heads_learn_the_class_activation_map_of_the_label():
+    """A direct reference in float64, and gradients in the heads alone."""
+    torch.manual_seed(0)
+    heat = torch.rand(2, 1, 5, 4, dtype=torch.float64, requires_grad=True)
+    areas = Areas(heat, torch.rand(2, 2, 5, 4), torch.rand(2, 2, 5, 4))
+    feature = torch.randn(2, 6, 5, 4, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(2, 6, dtype=torch.float64)
+    loss = activation_loss(areas, feature, weights.float())
+    total = 0.0
+    for n in range(2):
+        cam = sum(weights[n, c].float() * feature[n, c].float() for c in range(6))
+        cam = cam.clamp(min=0)
+        target = (cam / cam.max()).double()
+        h = heat[n, 0]
+        total = total - (target * h.log() + (1 - target) * (1 - h).log()).sum()
+    torch.testing.assert_close(loss.double(), total / 40, rtol=1e-5, atol=1e-6)
+    loss.backward()
+    assert feature.grad is None and heat.grad.abs().sum() > 0
+
+
+def test_cam_does_not_collapse_where_agreement_alone_does():
+    """Heads that begin flat see the object again."""
+    torch.manual_seed(0)
+    stage, fc = cam_stage()
+    samples = [DataSample().set_gt_label(i % 3) for i in range(6)]
+    student = torch.randn(6, 4, 6, 6)
+    teacher = torch.rand(6, 4, 6, 6)
+
+    def pair():
+        return FeaturePair(
+            link='x',
+            student=[student],
+            teacher=[teacher],
+            samples=samples,
+            image_size=(48, 48),
+        )
+
+    stage.setup(pair())
+    heads = next(iter(stage.heads.values()))
+    torch.nn.init.zeros_(heads.heads[0].weight)
+    assert stage(pair()).logs['heat_spread'] < 1e-6
+    optimizer = torch.optim.Adam(stage.parameters(), lr=1e-2)
+    for _ in range(60):
+        done = stage(pair())
+        optimizer.zero_grad()
+        sum(done.losses.values()).backward()
+        optimizer.step()
+    assert done.logs['heat_spread'] > 0.05
+    assert 'class_weight' not in stage.state_dict()
+    torch.testing.assert_close(stage.class_weight, fc.weight.detach())
+
+
+def test_cam_is_refused_where_it_has_no_map():
+    with pytest.raises(ConfigError, match=r"no linear layer 'head.fc'; .*head.cls"):
+        DAM(supervision='cam').connect(
+            torch.nn.ModuleDict(
+                dict(head=torch.nn.ModuleDict(dict(cls=torch.nn.Linear(2, 2))))
+            )
+        )
+    stage, _ = cam_stage(channels=8)
+    pair = FeaturePair(
+        link='x',
+        student=[torch.randn(2, 4, 6, 6)],
+        teacher=[torch.randn(2, 4, 6, 6)],
+        samples=[],
+        image_size=(48, 48),
+    )
+    with pytest.raises(ConfigError, match='of 8 channels, not one of 4'):
+        stage.setup(pair)
+
+
+def test_each_head_has_its_weight():
+    torch.manual_seed(0)
+    one, other = random_areas(), random_areas()
+    chosen = torch.eye(3).tolist()
+    terms = [float(one.difference(other, weights)) for weights in chosen]
+    whole = float(one.difference(other, (2.0, 3.0, 5.0)))
+    assert whole == pytest.approx(2 * terms[0] + 3 * terms[1] + 5 * terms[2], rel=1e-5)
+    direct = (one.size - other.size).square().mean()
+    assert terms[1] == pytest.approx(float(direct), rel=1e-5)

@@ -1,7 +1,7 @@
-# Attention transfer on the last map.
+# AT on the three stages; sum and weight of the public CIFAR recipe.
+_taps = ['backbone.layer1', 'backbone.layer2', 'backbone.layer3']
 links = dict(
-    map=dict(
-        student='backbone',
-        teacher='backbone',
-        stages=[dict(type='kd_mm.Resize', side='teacher', mode='area')],
+    maps=dict(
+        student=_taps,
+        teacher=_taps,
         criterion=dict(type='kd_mm.ATLoss', weight=1000.0)))

@@ -1,6 +1,6 @@
-# CRD on the pooled vector. images is the size of the training set.
+# CRD on the pooled vector.
 links = dict(
     vector=dict(
         student='neck',
         teacher='neck',
-        criterion=dict(type='kd_mm.CRDLoss', images=50000, weight=0.8)))
+        criterion=dict(type='kd_mm.CRDLoss', weight=0.8)))

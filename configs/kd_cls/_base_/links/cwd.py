@@ -1,4 +1,5 @@
-# CWD on the last map, for equal widths.
+# CWD on the last map, for equal widths. The paper's weight is an FPN's; on classifiers
+# there is no published one.
 links = dict(
     map=dict(
         student='backbone',

@@ -1,0 +1,15 @@
+_base_ = '../../_base_/pairs/yolox_nano_femto.py'
+_operators = [
+    'ShearX', 'ShearY', 'TranslateX', 'TranslateY', 'Rotate', 'Cutout', 'Noise']
+model = dict(
+    links=dict(
+        fpn=dict(
+            student='neck',
+            teacher='neck',
+            levels=[0, 1, 2],  # strides 8, 16, 32
+            stages=[
+                dict(type='kd_mm.DAFA', operators=_operators),
+                dict(type='kd_mm.ConvAdapter'),
+                dict(type='kd_mm.DAM', normalise='area', supervision='gt', heatmaps=1)],
+            criterion=dict(type='kd_mm.MSELoss', weight=5.0))))
+custom_hooks = [dict(type='kd_mm.DrawSoKDHook')]

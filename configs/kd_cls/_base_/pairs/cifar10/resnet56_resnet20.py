@@ -1,0 +1,9 @@
+_base_ = '../../../cifar10/resnet20.py'
+model = dict(
+    _delete_=True,
+    type='kd_mm.Distill',
+    student={{_base_.model}},
+    teacher=dict(
+        config='kd_mm::kd_cls/cifar10/resnet56.py',
+        checkpoint='checkpoints/cifar10/resnet56.pth'),
+    trial_size=(32, 32))

@@ -1,0 +1,9 @@
+_base_ = '../../../cifar100/resnet8x4.py'
+model = dict(
+    _delete_=True,
+    type='kd_mm.Distill',
+    student={{_base_.model}},
+    teacher=dict(
+        config='kd_mm::kd_cls/cifar100/resnet32x4.py',
+        checkpoint='checkpoints/cifar100/resnet32x4.pth'),
+    trial_size=(32, 32))

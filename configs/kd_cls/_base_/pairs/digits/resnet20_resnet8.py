@@ -1,0 +1,9 @@
+_base_ = '../../../digits/resnet8.py'
+model = dict(
+    _delete_=True,
+    type='kd_mm.Distill',
+    student={{_base_.model}},
+    teacher=dict(
+        config='kd_mm::kd_cls/digits/resnet20.py',
+        checkpoint='work_dirs/demo_cls/teacher/epoch_30.pth'),
+    trial_size=(16, 16))

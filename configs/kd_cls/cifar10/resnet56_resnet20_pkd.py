@@ -1,0 +1,2 @@
+_base_ = ['../_base_/pairs/cifar10/resnet56_resnet20.py', '../_base_/links/pkd.py']
+model = dict(links={{_base_.links}})

@@ -1,0 +1,5 @@
+_base_ = [
+    '../_base_/pairs/cifar100/resnet32x4_resnet8x4.py',
+    '../_base_/links/sokd_stable.py',
+]
+model = dict(links={{_base_.links}})

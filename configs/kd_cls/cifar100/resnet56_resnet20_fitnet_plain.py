@@ -1,0 +1,5 @@
+_base_ = [
+    '../_base_/pairs/cifar100/resnet56_resnet20.py',
+    '../_base_/links/fitnet_plain.py',
+]
+model = dict(links={{_base_.links}})

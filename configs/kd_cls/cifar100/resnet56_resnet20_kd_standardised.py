@@ -1,0 +1,2 @@
+_base_ = ['../_base_/pairs/cifar100/resnet56_resnet20.py', '../_base_/links/kd.py']
+model = dict(links={{_base_.kd_standardised.links}}, student={{_base_.kd_standardised.student}})
