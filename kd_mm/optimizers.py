@@ -137,6 +137,11 @@ def separate_schedules(runner: Runner) -> None:
     pair = getattr(runner.optim_wrapper, 'optimizer', None)
     if not isinstance(pair, OptimizerPair) or not pair.schedule:
         return
+    if not isinstance(runner, Runner):
+        raise ConfigError(
+            "optim_wrapper.paramwise_cfg.distiller.param_scheduler needs MMEngine's "
+            f'Runner, not a {type(runner).__name__}; leave it out'
+        )
     first, second = pair.both
     schedulers = list(runner.param_schedulers or [])
     for scheduler in schedulers:  # made for the groups of both

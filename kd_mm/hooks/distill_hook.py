@@ -94,6 +94,7 @@ class DistillHook(Hook):
                 f'strategy={strategy}: a model cannot be distilled under it; there are '
                 f"{', '.join(STRATEGIES)}, and MMEngine's plain Runner"
             )
+        separate_schedules(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Weights that are lost replace no good checkpoint."""
@@ -110,9 +111,6 @@ class DistillHook(Hook):
                 'see "NaN" in docs/troubleshooting.md (model.stop_on_nan=False goes on '
                 'all the same)'
             )
-
-    def before_run(self, runner: Runner) -> None:
-        separate_schedules(runner)
 
     def before_train(self, runner: Runner) -> None:
         distiller = _distiller(runner)

@@ -4,7 +4,6 @@ import math
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from mmengine.dist import broadcast
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
@@ -27,7 +26,9 @@ from .matching import (
     control_map,
     fit_map,
     matched_correlation,
+    mix,
     rescaling,
+    select,
     total_similarity,
 )
 from .moments import Covariance, Kind
@@ -378,40 +379,3 @@ def has_learnt(runner: Runner) -> bool:
 
 def _read_fitted_at(stage: ChannelAlign, incompatible) -> None:
     stage._fitted_at = int(stage.fitted_at)
-
-
-def select(feature: Tensor, index: Tensor) -> Tensor:
-    """Take channels by index; of a group, the entry of largest magnitude.
-
-    Args:
-        feature (Tensor): ``(N, C, H, W)``, ``(N, L, C)`` or ``(N, C)``.
-        index (Tensor): ``(G, M)`` channels, -1: none.
-
-    Returns:
-        Tensor: The same form with M channels.
-    """
-    dim = channel_dim(feature)
-    if len(index) == 1:
-        return feature.index_select(dim, index[0])
-    groups = feature.index_select(dim, index.clamp(min=0).flatten())
-    groups = groups.unflatten(dim, index.shape)
-    empty = (index < 0).view(*index.shape, *[1] * (feature.ndim - dim - 1))
-    groups = groups.masked_fill(empty, 0)
-    strongest = groups.abs().argmax(dim, keepdim=True)
-    return groups.gather(dim, strongest).squeeze(dim)
-
-
-def mix(feature: Tensor, matrix: Tensor) -> Tensor:
-    """Frozen 1x1 convolution.
-
-    Args:
-        feature (Tensor): ``(N, C, H, W)``, ``(N, L, C)`` or ``(N, C)``.
-        matrix (Tensor): ``(M, C)``.
-
-    Returns:
-        Tensor: The same form with M channels.
-    """
-    matrix = matrix.to(feature.dtype)
-    if feature.ndim == 4:
-        return F.conv2d(feature, matrix[:, :, None, None])
-    return F.linear(feature, matrix)

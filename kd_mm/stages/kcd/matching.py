@@ -10,9 +10,11 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ...pair import channel_dim
 from .moments import Covariance
 
 Reordering = Literal['identity', 'random', 'greedy', 'bipartite', 'grouped']
@@ -276,3 +278,40 @@ def overlap_at_k(student: Tensor, teacher: Tensor, k: int = 10) -> float:
         for m in (student, teacher)
     )
     return float((ours & theirs).sum(1).double().mean()) / k
+
+
+def select(feature: Tensor, index: Tensor) -> Tensor:
+    """Take channels by index; of a group, the entry of largest magnitude.
+
+    Args:
+        feature (Tensor): ``(N, C, H, W)``, ``(N, L, C)`` or ``(N, C)``.
+        index (Tensor): ``(G, M)`` channels, -1: none.
+
+    Returns:
+        Tensor: The same form with M channels.
+    """
+    dim = channel_dim(feature)
+    if len(index) == 1:
+        return feature.index_select(dim, index[0])
+    groups = feature.index_select(dim, index.clamp(min=0).flatten())
+    groups = groups.unflatten(dim, index.shape)
+    empty = (index < 0).view(*index.shape, *[1] * (feature.ndim - dim - 1))
+    groups = groups.masked_fill(empty, 0)
+    strongest = groups.abs().argmax(dim, keepdim=True)
+    return groups.gather(dim, strongest).squeeze(dim)
+
+
+def mix(feature: Tensor, matrix: Tensor) -> Tensor:
+    """Frozen 1x1 convolution.
+
+    Args:
+        feature (Tensor): ``(N, C, H, W)``, ``(N, L, C)`` or ``(N, C)``.
+        matrix (Tensor): ``(M, C)``.
+
+    Returns:
+        Tensor: The same form with M channels.
+    """
+    matrix = matrix.to(feature.dtype)
+    if feature.ndim == 4:
+        return F.conv2d(feature, matrix[:, :, None, None])
+    return F.linear(feature, matrix)
