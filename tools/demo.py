@@ -21,7 +21,9 @@ CONFIGS = f'{HOME}/configs/kd/digits/'
 TEACHER = f'{CONFIGS}retinanet_r18w24_digits'
 RUNS = {
     'student alone': f'{CONFIGS}retinanet_r18w16_digits.py',
-    'student distilled (SoKD)': f'{CONFIGS}retinanet_r18w24_r18w16_sokd_stable_digits.py',
+    'student distilled (SoKD)': (
+        f'{CONFIGS}retinanet_r18w24_r18w16_sokd_stable_digits.py'
+    ),
 }
 SHOWN = 4  # images in the picture: the first, whatever is on them
 console = Console()
