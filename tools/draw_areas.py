@@ -19,9 +19,11 @@ from mmengine.visualization import Visualizer
 from kd_mm.errors import ConfigError
 from kd_mm.utils import cli
 from kd_mm.utils.distilled import build_distilled
+from kd_mm.utils.export import DISTILLER
 from kd_mm.utils.files import check_checkpoint
 from kd_mm.utils.kinds import default_scope, type_name
 from kd_mm.utils.session import Session
+from kd_mm.utils.states import compare, some, state_of
 
 
 def parse_args():
@@ -41,11 +43,13 @@ def parse_args():
 def load(model, path):
     """Load a checkpoint that covers the distiller, and return it."""
     checkpoint = load_checkpoint(model, path, map_location='cpu')
-    missing, _ = model.distiller.load_status(checkpoint.get('state_dict', checkpoint))
-    if missing:
+    own = {n: v for n, v in model.state_dict().items() if n.startswith(DISTILLER)}
+    missing, _, shapes = compare(own, state_of(checkpoint, where=path))
+    if missing or shapes:
         raise ConfigError(
-            f'{path} lacks {len(missing)} tensors of the distiller ({missing[0]}, '
-            '...): it was trained with other links, or exported'
+            f'{path} lacks {len(missing)} tensors of the distiller and has '
+            f'{len(shapes)} of another shape ({some([*missing, *shapes.values()])}): '
+            'it was trained with other links, or exported'
         )
     return checkpoint
 
