@@ -231,8 +231,8 @@ def measure(folder: Path, point: str, stop: str, config: Path, whole: dict) -> R
     return Row(point, stop, code, len(steps), first, broken, same, line)
 
 
-def rows(folder: Path, words=()):
-    """Measure every point and stop whose names hold all ``words``."""
+def rows(folder: Path, chosen=lambda point, stop: True):
+    """Measure every point and stop that ``chosen`` takes."""
     # imported once, for all the processes to come
     import torch
     from mmdet.utils import register_all_modules
@@ -250,8 +250,7 @@ def rows(folder: Path, words=()):
     whole = final_state(folder / 'whole')
     for point in POINTS:
         for stop in STOPS:
-            chosen = all(word in f'{point} {stop}' for word in words)
-            if chosen and (stop != FULL or point in FULL_POINTS):
+            if (stop != FULL or point in FULL_POINTS) and chosen(point, stop):
                 yield measure(folder, point, stop, config, whole)
 
 
@@ -265,7 +264,10 @@ def main() -> int:
     bad = 0
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        for row in rows(folder, sys.argv[1:]):
+        words = sys.argv[1:]
+        for row in rows(
+            folder, lambda *names: all(w in ' '.join(names) for w in words)
+        ):
             end = 'same' if row.same else 'OTHER'
             broken = f'unreadable: {", ".join(row.broken)}' if row.broken else ''
             facts = (row.code, row.done, row.resumed, row.lost, end, broken)

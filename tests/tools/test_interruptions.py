@@ -10,8 +10,12 @@ from interruptions import FULL, STEPS, rows
 def test_a_stopped_run_resumes_and_loses_at_most_one_interval(tmp_path):
     codes = dict(SIGINT=130, SIGTERM=143, SIGKILL=-signal.SIGKILL)
     codes[FULL] = 2
-    found = list(rows(tmp_path))
-    assert len(found) == 33
+    # SIGINT and SIGTERM do the same: all of both are for the script to show
+    both = ('second checkpoint half written', 'in the last epoch')
+    found = list(
+        rows(tmp_path, lambda point, s: s in ('SIGKILL', FULL) or point in both)
+    )
+    assert len(found) == 17
     for row in found:
         assert row.code == codes[row.stop], row
         assert not row.broken and row.same and 0 <= row.lost <= STEPS, row
