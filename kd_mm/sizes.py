@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from mmengine.registry import DATASETS
 from torch import nn
 
 from .utils.kinds import type_name
@@ -31,6 +32,26 @@ def data_of_run(loader: Any) -> Iterator[None]:
         yield
     finally:
         _data.reset(token)
+
+
+def training_images() -> int | None:
+    """How many images the run trains on; None where no run is building the model.
+
+    The data set is built for that, and left in the loader's config, where the runner
+    finds it built. Of a fold or a repetition it is the set inside, whose numbers the
+    samples carry.
+    """
+    loader = _data.get() or {}
+    dataset = loader.get('dataset')
+    if dataset is None:
+        return None
+    if isinstance(dataset, dict):
+        dataset = loader['dataset'] = DATASETS.build(dataset)
+    while hasattr(dataset, 'dataset'):
+        dataset = dataset.dataset
+    if hasattr(dataset, 'full_init'):
+        dataset.full_init()
+    return len(dataset)
 
 
 def candidates(*models: nn.Module, on_cpu: bool) -> list[Size]:

@@ -13,8 +13,11 @@ from ..errors import ConfigError
 from ..options import Count, NonNegative, Positive, ProperFraction, checked
 from ..pair import VECTOR, FeaturePair
 from ..registry import MODELS
+from ..sizes import training_images
 from .base import Criterion
 from .dkd import targets
+
+UNKNOWN = 1  # images, where no run is building the model
 
 
 def nce_loss(positive: Tensor, negative: Tensor, valid: Tensor, images: int) -> Tensor:
@@ -46,6 +49,11 @@ def indices_of(samples: Sequence[Any], images: int) -> list[int]:
         raise ConfigError(
             'CRDLoss remembers every image of the data set, and the data samples have '
             "no sample_idx: add 'sample_idx' to the meta_keys of PackInputs"
+        )
+    if images == UNKNOWN:
+        raise ConfigError(
+            'CRDLoss.images is missing: how many images there are to remember is only '
+            "known to MMEngine's Runner"
         )
     if max(found) >= images:
         raise ConfigError(
@@ -83,8 +91,8 @@ class CRDLoss(Criterion):
     every part from 0, so that its parts would share entries of the banks.
 
     Args:
-        images (int): Size of the training set; of a fold or a subset, that of the whole
-            set it is cut from. Defaults to 50000.
+        images (int, optional): Size of the training set; of a fold or a subset, that of
+            the whole set it is cut from. Defaults to None, what the Runner trains on.
         negatives (int): Drawn in a step. Defaults to 16384.
         dim (int): Of the embedding. Defaults to 128.
         tau (float): Temperature. Defaults to 0.07.
@@ -108,7 +116,7 @@ class CRDLoss(Criterion):
     def __init__(
         self,
         *,
-        images: Count = 50000,
+        images: Count | None = None,
         negatives: Count = 16384,
         dim: Count = 128,
         tau: Positive = 0.07,
@@ -116,16 +124,27 @@ class CRDLoss(Criterion):
         weight: NonNegative = 0.8,
     ) -> None:
         super().__init__(weight=weight)
-        self.images, self.negatives, self.dim = images, negatives, dim
+        self.images = images or training_images() or UNKNOWN
+        self.negatives, self.dim = negatives, dim
         self.tau, self.momentum = tau, momentum
         self.projections = nn.ModuleDict()
         for side in ('student', 'teacher'):
-            bank = F.normalize(torch.randn(images, dim), dim=1)
+            bank = F.normalize(torch.randn(self.images, dim), dim=1)
             self.register_buffer(f'bank_{side}', bank)
-        self.register_buffer('labels', torch.full((images,), -1))
+        self.register_buffer('labels', torch.full((self.images,), -1))
         # log Z of either direction; 0 until the first batch, on the device because
         # the host need not know
         self.register_buffer('constants', torch.zeros(2))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        """A bank of unknown size becomes as large as the one in the checkpoint."""
+        bank = state_dict.get(f'{prefix}bank_student')
+        if self.images == UNKNOWN and bank is not None:
+            self.images = len(bank)
+            for name in ('bank_student', 'bank_teacher', 'labels'):
+                own = getattr(self, name)
+                setattr(self, name, own.new_zeros(self.images, *own.shape[1:]))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def setup(self, pair: FeaturePair) -> None:
         super().setup(pair)

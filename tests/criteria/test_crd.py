@@ -18,6 +18,7 @@ from torch.autograd import gradcheck
 from kd_mm.criteria import CRDLoss, nce_loss
 from kd_mm.errors import ConfigError
 from kd_mm.pair import FeaturePair
+from kd_mm.sizes import data_of_run
 from kd_mm.stages.kcd import fit_channels
 
 N, IMAGES, DIM = 6, 40, 5
@@ -305,3 +306,41 @@ def test_two_ranks_have_the_same_banks(tmp_path):
     first, second = (torch.load(tmp_path / f'{rank}.pth') for rank in range(2))
     assert all(torch.equal(value, second[key]) for key, value in first.items())
     assert (first['labels'] >= 0).sum() == 36
+
+
+def links(**options) -> dict:
+    return dict(
+        vector=dict(
+            student='neck[2]',
+            teacher='neck[2]',
+            criterion=dict(type='kd_mm.CRDLoss', negatives=8, dim=DIM, **options),
+        )
+    )
+
+
+def test_the_size_of_the_training_set_is_found():
+    """Through wrappers, and built once: the runner finds it built."""
+
+    class Images(list):
+        pass
+
+    class Fold(list):
+        dataset = Images(range(23))
+
+    loader = dict(dataset=Fold(range(5)))
+    cfg = distill_cfg(toys.classifier(), toys.classifier(), links())
+    with data_of_run(loader):
+        known = build(cfg)
+    assert known.distiller.links['vector'].criterion.images == 23
+    batch = classification_batch(4)
+    for i, sample in enumerate(batch['data_samples']):
+        sample.set_metainfo(dict(sample_idx=22 - i))
+    train_steps(known, batch, 1)
+
+    # a tool that only reads the checkpoint need not know
+    other = build(cfg)
+    other.load_state_dict(known.state_dict())
+    bank = other.distiller.links['vector'].criterion.bank_student
+    assert torch.equal(bank, known.distiller.links['vector'].criterion.bank_student)
+    with pytest.raises(ConfigError, match='CRDLoss.images is missing'):
+        losses_of(build(cfg).train(), batch)
