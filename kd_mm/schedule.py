@@ -7,7 +7,6 @@ from weakref import WeakKeyDictionary
 
 from mmengine.logging import MessageHub
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop
-from torch.utils.data import DataLoader
 
 from .errors import ConfigError
 from .options import NonNegative, checked
@@ -148,15 +147,16 @@ def epoch_length(loop: Any) -> float | None:
     return _LENGTHS[loop]
 
 
-def _pass_length(loader: DataLoader) -> float | None:
+def _pass_length(loader: Any) -> float | None:
+    sampler = getattr(loader, 'sampler', None)
+    sampler = getattr(getattr(loader, 'batch_sampler', None), 'sampler', sampler)
     try:
-        length, images = len(loader), len(loader.dataset)  # type: ignore[arg-type]
+        length = len(loader)
+        # infinite samplers count the images of all ranks, though each sees its share
+        if sampler is not None and len(sampler) == len(loader.dataset):
+            length /= getattr(sampler, 'world_size', 1)
     except TypeError:  # a stream
         return None
-    sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
-    # infinite samplers count the images of all ranks, though each sees its share only
-    if len(sampler) == images:
-        return length / getattr(sampler, 'world_size', 1) or None
     return length or None
 
 

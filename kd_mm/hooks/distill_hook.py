@@ -157,7 +157,9 @@ class DistillHook(Hook):
     @staticmethod
     def _check_batch_size(runner: Runner, link: Link) -> None:
         loader = runner.train_dataloader
-        size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)
+        size = getattr(loader, 'batch_size', None)  # None with a batch sampler
+        if size is None and hasattr(loader, 'batch_sampler'):
+            size = getattr(loader.batch_sampler, 'batch_size', None)
         if size == 1 and link.too_few_in_one:
             raise ConfigError(
                 f'{link.too_few_in_one} says nothing about a single image, and '
