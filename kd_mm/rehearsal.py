@@ -189,7 +189,8 @@ def _once(
 def _as_trained(student: nn.Module, sample: Any) -> Any:
     """A sample with the ground truth that the student's data will have."""
     for parent in type(student).__mro__:
-        if (foreign := _NO_TRUTH.get(parent.__name__)) in sample:
+        foreign = _NO_TRUTH.get(parent.__name__, '')
+        if foreign in sample:
             delattr(sample, foreign)
     return sample
 

@@ -151,7 +151,7 @@ def _pass_length(loader: Any) -> float | None:
     sampler = getattr(loader, 'sampler', None)
     sampler = getattr(getattr(loader, 'batch_sampler', None), 'sampler', sampler)
     try:
-        length = len(loader)
+        length: float = len(loader)
         # infinite samplers count the images of all ranks, though each sees its share
         if sampler is not None and len(sampler) == len(loader.dataset):
             length /= getattr(sampler, 'world_size', 1)
