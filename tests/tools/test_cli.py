@@ -50,7 +50,9 @@ def test_train_with_amp_on_cpu(toy, run):
     arguments = ('--work-dir', toy / 'work', '--amp')
     if torch.cuda.is_available():
         pytest.skip('there is an accelerator')
-    assert run('train', toy / 'distilled.py', *arguments) == (0, [])
+    # oneDNN's bf16 gradients of 3x3 convolutions on 1x1 maps hold what memory held
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert run('train', toy / 'distilled.py', *arguments) == (0, [])
 
 
 @pytest.mark.parametrize(
