@@ -3,6 +3,7 @@
 import difflib
 import functools
 from collections.abc import Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -92,7 +93,8 @@ def _merge(losses: dict, added: dict) -> dict:
 @functools.cache
 def distilled_class(student: type[nn.Module]) -> type[nn.Module]:
     """``Distilled<Student>``: a subclass, so that ``isinstance`` still holds."""
-    return type(f'Distilled{student.__name__}', (DistilledMixin, student), {})
+    bases, where = (DistilledMixin, student), dict(__module__=__name__)
+    return type(f'Distilled{student.__name__}', bases, where)
 
 
 def _revive(student: type) -> nn.Module:
@@ -105,7 +107,7 @@ def _revive(student: type) -> nn.Module:
 @checked
 def Distill(  # noqa: N802  (it stands where a class does in a config)
     *,
-    student: dict,
+    student: object,
     teacher: dict,
     links: dict[str, dict],
     inherit: Sequence[str] = (),
@@ -165,9 +167,8 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
         'DistilledImageClassifier'
     """
     check_options(Teacher, teacher, 'teacher')
-    _check_student(student)
     _check_links(links)
-    student_cfg = student.copy()
+    student_cfg = _check_student(student).copy()
     if data_preprocessor is not None:
         student_cfg.setdefault('data_preprocessor', data_preprocessor)
     check_installed(student_cfg, 'student')
@@ -261,7 +262,15 @@ def _instead(
     return text
 
 
-def _check_student(student: dict) -> None:
+def _check_student(student: object) -> dict:
+    if isinstance(student, str | PathLike):
+        raise ConfigError(
+            f'student {str(student)!r}: student is a dict, the model of a config; '
+            f'_base_ = [{str(student)!r}] and student={{{{_base_.model}}}} take it, '
+            'with the data and the schedule of that file'
+        )
+    if not isinstance(student, dict):
+        raise ConfigError(f'student: expected a dict, got {student!r}')
     if student.get('type') is None:
         raise ConfigError('student.type is missing: student is the model of a config')
     if is_type(student, 'kd_mm.Distill'):
@@ -269,6 +278,7 @@ def _check_student(student: dict) -> None:
             'student.type is kd_mm.Distill: what is distilled already cannot be '
             'distilled again; take its student'
         )
+    return student
 
 
 def _check_links(links: dict[str, dict]) -> None:

@@ -18,6 +18,7 @@ import functools
 import inspect
 import math
 import numbers
+import os
 import reprlib
 import types
 import typing
@@ -61,6 +62,7 @@ _WORDS = {
     bool: 'True or False',
     str: 'a text',
     dict: 'a dict',
+    os.PathLike: 'a path',
     type(None): 'None',
 }
 

@@ -4,6 +4,7 @@ import functools
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from os import PathLike
 from typing import Any, Literal
 
 import torch
@@ -30,10 +31,11 @@ class Teacher:
     the model. Copies of the student share it.
 
     Args:
-        config (str | dict): ``'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'``, a
-            local file, or an inline dict (a whole config or its ``model``).
-        checkpoint (str, optional): Path or URL of the weights. Every key of the
-            network must be there with its shape.
+        config (str | PathLike | dict):
+            ``'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'``, a local file, or an
+            inline dict (a whole config or its ``model``).
+        checkpoint (str | PathLike, optional): Path or URL of the weights. Every key of
+            the network must be there with its shape.
         trust (bool): Whether the checkpoint may hold types other than those of
             checkpoints, and with them run code. Defaults to False.
         allow_random (bool): Whether a teacher without checkpoint is meant (tests,
@@ -56,8 +58,8 @@ class Teacher:
     def __init__(
         self,
         *,
-        config: str | dict,
-        checkpoint: str | None = None,
+        config: str | PathLike | dict,
+        checkpoint: str | PathLike | None = None,
         trust: bool = False,
         allow_random: bool = False,
         allow_same: bool = False,

@@ -1,14 +1,22 @@
 """What a model has to be, and to stay, as a student."""
 
+import copy
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 import toys
 from helpers import build, classification_batch, distill_cfg, fitnet, train_steps
+from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.models.classifiers import ImageClassifier
 from torch import nn
 
+from kd_mm.distill import distilled_class
 from kd_mm.errors import ConfigError
 
 TEACHER = toys.classifier(base=16)
@@ -120,6 +128,12 @@ def test_a_student_that_does_not_save_the_distiller_is_refused():
         build(distill_cfg(student, TEACHER, fitnet()))
 
 
+def test_a_file_is_no_student():
+    cfg = distill_cfg('student.py', TEACHER)
+    with pytest.raises(ConfigError, match=r"_base_ = \['student.py'\] and student="):
+        build(cfg)
+
+
 # ---- model-level init_cfg -----------------------------------------------------------
 
 INIT = [
@@ -156,3 +170,150 @@ def test_init_cfg_of_the_model_does_not_reach_the_distiller():
     logs = train_steps(plain, batch), train_steps(model.train(), batch)
     for log, log_kd in zip(*logs):
         assert log == {k: v for k, v in log_kd.items() if 'kd' not in k}
+
+
+def smallest_of_every_family():
+    """By class of model and backbone: a packaged config with an init_cfg of the model.
+
+    New families are found by themselves; self-supervised ones and trackers are no
+    students.
+    """
+    words = [
+        'atto',
+        'femto',
+        'pico',
+        'nano',
+        'tiny',
+        'small',
+        'medium',
+        'base',
+        'large',
+        'xlarge',
+        'huge',
+    ]
+    found = {}
+    for package in ('mmdet', 'mmpretrain'):
+        root = Path(find_spec(package).origin).parent / '.mim/configs'
+        for path in sorted(root.rglob('*.py')):
+            if not re.search(r'^    init_cfg=', path.read_text(), re.MULTILINE):
+                continue
+            model = Config.fromfile(path).get('model') or {}
+            if not (model.get('init_cfg') and 'backbone' in model):
+                continue
+            size = [i for i, word in enumerate(words) if word in path.stem]
+            family = f'{model.type} {model.backbone.type}'
+            found.setdefault(family, []).append((min(size or [99]), package, model))
+    return {name: min(all_, key=lambda one: one[0]) for name, all_ in found.items()}
+
+
+class Aside(nn.Module):
+    """Stands for a distiller: a layer of every kind that an init_cfg may name."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            [
+                nn.Linear(3, 3),
+                nn.Conv2d(3, 3, 3),
+                nn.LayerNorm(3),
+                nn.BatchNorm2d(3),
+                nn.GroupNorm(1, 3),
+            ]
+        )
+        self.teacher = SimpleNamespace(model=nn.Identity())
+
+
+@pytest.mark.slow
+def test_init_cfg_of_every_family_stops_at_the_student():
+    families = smallest_of_every_family()
+    assert {'ImageClassifier SwinTransformer', 'ImageClassifier ConvNeXt'} <= {
+        *families
+    }
+    assert len(families) >= 20
+    for family, (_, package, cfg) in families.items():
+        cfg = copy.deepcopy(cfg)
+        if isinstance(cfg.init_cfg, dict) and cfg.init_cfg.type == 'Pretrained':
+            continue  # a download
+        with DefaultScope.overwrite_default_scope(package):
+            torch.manual_seed(0)
+            plain = MODELS.build(copy.deepcopy(cfg))
+            plain.init_weights()
+            torch.manual_seed(0)
+            model = MODELS.build(cfg)
+            with torch.random.fork_rng():
+                torch.manual_seed(1)
+                aside = Aside()
+            before = copy.deepcopy(aside.state_dict())
+            model.__class__ = distilled_class(type(model))
+            model.distiller, model.inherited = aside, ()
+            model.init_weights()
+        state = model.state_dict()
+        for key, value in plain.state_dict().items():
+            assert torch.equal(value, state[key]), f'{family}: {key}'
+        for key, value in before.items():
+            assert torch.equal(value, aside.state_dict()[key]), f'{family}: {key}'
+
+
+def _tiny(backbone, width, init_cfg):
+    return dict(
+        type='mmpretrain.ImageClassifier',
+        data_preprocessor=dict(toys.classifier().data_preprocessor),
+        backbone=backbone,
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(
+            type='LinearClsHead',
+            num_classes=4,
+            in_channels=width,
+            loss=dict(type='CrossEntropyLoss'),
+        ),
+        init_cfg=init_cfg,
+    )
+
+
+TRUNCATED = [
+    dict(type='TruncNormal', layer=['Conv2d', 'Linear'], std=0.02, bias=0.0),
+    dict(type='Constant', layer=['LayerNorm'], val=1.0, bias=0.0),
+]
+SMALL = dict(
+    swin=_tiny(
+        dict(
+            type='SwinTransformer',
+            arch=dict(embed_dims=8, depths=[1, 1, 2, 1], num_heads=[1, 1, 2, 2]),
+            img_size=64,
+            window_size=2,
+            drop_path_rate=0.2,
+            out_indices=(1, 3),
+        ),
+        64,
+        TRUNCATED,
+    ),
+    convnext=_tiny(
+        dict(
+            type='ConvNeXt',
+            arch=dict(depths=[1, 1, 2, 1], channels=[8, 16, 32, 64]),
+            drop_path_rate=0.1,
+            gap_before_final_norm=False,
+            out_indices=(1, 3),
+        ),
+        64,
+        TRUNCATED,
+    ),
+)
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_weight_zero_is_the_baseline_for_families_with_an_init_cfg(name):
+    links = copy.deepcopy(SHAPED)
+    links['map'].update(student='backbone[0]', teacher='backbone[0]')
+    links['map']['stages'].insert(0, dict(type='kd_mm.Resize'))
+    plain = build(SMALL[name])
+    model = build(distill_cfg(SMALL[name], TEACHER, links) | dict(trial_size=(64, 64)))
+    batch = classification_batch()
+    torch.manual_seed(1)
+    logs = train_steps(plain, batch)
+    torch.manual_seed(1)
+    logs_kd = train_steps(model, batch)
+    for log, log_kd in zip(logs, logs_kd):
+        assert log == {k: v for k, v in log_kd.items() if 'kd' not in k}
+    for key, value in plain.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key]), key

@@ -50,6 +50,50 @@ def test_comes_from_an_inline_dict_a_file_or_a_package(tmp_path):
     assert type(model.distiller.teacher.model).__name__ == 'YOLOX'
 
 
+@pytest.mark.parametrize('prefix', ['', 'module.', '_orig_mod.'])
+@pytest.mark.parametrize('key', ['state_dict', 'model', None])
+def test_weights_are_found_wherever_a_file_keeps_them(tmp_path, prefix, key):
+    cfg = toys.retinanet(width=24)
+    weights = plain(cfg)
+    state = {f'{prefix}{k}': v for k, v in weights.state_dict().items()}
+    path = tmp_path / 'teacher.pth'
+    torch.save({key: state} if key else state, path)
+    model = build(with_teacher(config=cfg, checkpoint=path))  # a pathlib path
+    assert same(model.distiller.teacher.model, weights)
+
+
+def test_config_and_checkpoint_are_paths_of_pathlib_too(tmp_path):
+    cfg = toys.retinanet(width=24)
+    (tmp_path / 'teacher.py').write_text(f'model = {dict(cfg)}')
+    path = tmp_path / 'teacher.pth'
+    save(plain(cfg), path)
+    build(with_teacher(config=tmp_path / 'teacher.py', checkpoint=path))
+    with pytest.raises(ConfigError, match='teacher.checkpoint .*no.pth does not exist'):
+        build(with_teacher(config=cfg, checkpoint=tmp_path / 'no.pth'))
+    with pytest.raises(ConfigError, match=r'teacher.config: expected .* a path or a'):
+        build(with_teacher(config=3, checkpoint=path))
+
+
+def test_weights_that_do_not_arrive_are_told(tmp_path, monkeypatch):
+    cfg = toys.retinanet(width=24)
+    path = save(plain(cfg), tmp_path / 'teacher.pth')
+
+    def without(module, state, prefix, *_):
+        for name in [k for k in state if 'fpn_convs' in k]:
+            state[name.replace('fpn_convs', 'old_convs')] = state.pop(name)
+
+    build_teacher = MODELS.build
+
+    def with_hook(cfg, *args, **kwargs):
+        model = build_teacher(cfg, *args, **kwargs)
+        model.register_load_state_dict_pre_hook(without)
+        return model
+
+    monkeypatch.setattr('kd_mm.teacher.MODELS.build', with_hook)
+    with pytest.raises(ConfigError, match='did not arrive .neck.fpn_convs'):
+        build(with_teacher(config=cfg, checkpoint=path))
+
+
 def test_a_distilled_checkpoint_and_config_can_teach(tmp_path):
     middle_cfg = distill_cfg(toys.retinanet(), toys.retinanet(width=24))
     middle = build(middle_cfg)

@@ -6,10 +6,10 @@ from typing import Any
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import ConfigError
-from ..utils.states import WRAPPERS, compare, equal, some
+from ..utils.states import WRAPPERS, compare, some, unlike
 from ..utils.wrappers import unwrapped
 
 DISTILLER = 'distiller.'
@@ -61,14 +61,8 @@ class RestoreHook(Hook):
             return
         for where, module, state in _sides(runner, checkpoint):
             state = {WRAPPERS.sub('', k): v for k, v in state.items()}
-            lost = [
-                name
-                for name, value in _own(module).items()
-                if isinstance(value, Tensor)
-                # an extra state of another size: who owns it tells why
-                and value.shape == state[name].shape
-                and not equal(value, state[name])
-            ]
+            # an extra state of another size is left to its stage, which tells why
+            lost = unlike(_own(module), state)
             if lost:
                 raise ConfigError(
                     f'cannot resume: {where}{len(lost)} tensors are in the checkpoint '

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import os.path as osp
 import sys
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -125,8 +126,24 @@ def load_config(path: str) -> Config:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is code: anything can come out of it
         raise ConfigError(_why_unreadable(path, error)) from error
+    _paths_as_text(cfg._cfg_dict)
     check_installed(cfg, '')
     return cfg
+
+
+def _paths_as_text(part: Any) -> None:
+    """Replace paths of ``pathlib``, which MMEngine can neither load nor write down."""
+    # plain access: that of a config imports what a new-style one names
+    pairs = list(dict.items(part) if isinstance(part, dict) else enumerate(part))
+    for key, value in pairs:
+        imported = isinstance(value, type) and issubclass(value, PurePath)
+        if imported and isinstance(part, dict):
+            dict.pop(part, key)
+        elif isinstance(value, PurePath):
+            plain = dict if isinstance(part, dict) else list
+            plain.__setitem__(part, key, str(value))
+        elif isinstance(value, dict | list):
+            _paths_as_text(value)
 
 
 def read_config(args):

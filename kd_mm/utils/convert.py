@@ -5,15 +5,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..errors import ConfigError
 from ..version import __version__
 from .cli import load_config
 from .export import build_plain, check_paths, check_strict, save_atomically
 from .files import read_checkpoint
+from .states import state_of
 
 # In this order. The networks are named after those releases, so little differs.
 _RULES = (
-    (r'^module\.', ''),  # DataParallel
     (r'^block(\d)\.layer\.', r'layer\1.'),  # WRN
     (r'\.convShortcut\.', '.shortcut.'),  # WRN
     (r'\.shortcut\.(\d)\.', r'.downsample.\1.'),  # ResNet-50
@@ -66,14 +65,7 @@ def convert_checkpoint(
     check_paths(path, out, force=force)
     cfg = load_config(config)
     content = read_checkpoint(path, key='checkpoint', trust=trust)
-    for key in ('state_dict', 'model', 'net'):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    tensors = [value for value in content.values() if isinstance(value, Tensor)]
-    if not tensors or len(tensors) < len(content):
-        raise ConfigError(f'{path} holds no state dict')
-    state = convert_keys(content)
+    state = convert_keys(state_of(content, where=f'checkpoint {path}'))
     model = build_plain(cfg)
     check_strict(model, state, path)
     meta = dict(cfg=cfg.pretty_text, kd_mm_version=__version__)

@@ -16,6 +16,7 @@ from .files import check_is_file, read_checkpoint
 from .kinds import default_scope, is_type, mentions, type_name
 from .overrides import RUNNER_KEYS
 from .saving import write_whole
+from .states import compare, some, state_of
 from .wrappers import unwrapped
 
 DISTILLER = 'distiller.'
@@ -102,22 +103,21 @@ def check_fits(
             MMEngine, which logs it: old checkpoints lack a few buffers.
     """
     checkpoint = read_checkpoint(path, key=key, trust=trust)
-    state = checkpoint.get('state_dict', checkpoint)
+    state = state_of(checkpoint, where=f'{key} {path}')
     whole = unwrapped(model).state_dict()
     # a plain student's checkpoint fits a distilled model
     own = {key: v for key, v in whole.items() if not key.startswith(DISTILLER)}
-    missing = [key for key in own if key not in state]
-    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
+    missing, _, shapes = compare(own, state)
     if len(missing) + len(shapes) > 0.1 * len(own):
         raise ConfigError(
             f'{key} {path} is of another model than the config: of {len(own)} '
             f'tensors {len(missing)} are missing{_some(missing)} and {len(shapes)} '
-            f'have another shape{_some(shapes)}'
+            f'have another shape{_some(shapes.values())}'
         )
 
 
-def _some(keys):
-    return f' ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})' * bool(keys)
+def _some(names):
+    return f' ({some(names)})' * bool(names)
 
 
 def export_student(
@@ -183,9 +183,6 @@ def export_student(
         raise ConfigError(f"weights must be 'saved', 'ema' or 'raw', got {weights!r}")
     check_paths(path, out, force=force)
     checkpoint = read_checkpoint(path, key='checkpoint', trust=trust)
-    if 'state_dict' not in checkpoint:
-        raise ConfigError(f'{path} is no checkpoint of a run: it has no state_dict')
-
     state, taken = _pick(checkpoint, weights, path)
     student = {k: v for k, v in state.items() if not k.startswith(DISTILLER)}
     meta = checkpoint.get('meta') or {}
@@ -233,12 +230,13 @@ def _pick(checkpoint, weights, path):
     swapped = checkpoint.get('ema_state_dict')
     if weights == 'ema' and swapped is None:
         raise ConfigError(f'{path} keeps no average: its run had no EMAHook')
+    state = state_of(checkpoint, where=f'checkpoint {path}')
     if weights != 'raw' or swapped is None:
-        return checkpoint['state_dict'], 'raw' if swapped is None else 'ema'
+        return state, 'raw' if swapped is None else 'ema'
     prefix = 'module.'
     raw = {k[len(prefix) :]: v for k, v in swapped.items() if k.startswith(prefix)}
     # What the copy does not have was never averaged.
-    return {**checkpoint['state_dict'], **raw}, 'raw'
+    return {**state, **raw}, 'raw'
 
 
 def _read_config(meta, config, path, trust):

@@ -27,7 +27,7 @@ _fetch = CheckpointLoader.load_checkpoint
 
 
 def read_checkpoint(
-    path: str,
+    path: str | os.PathLike,
     *,
     key: str,
     trust: bool = False,
@@ -42,7 +42,7 @@ def read_checkpoint(
     a type and have it called.
 
     Args:
-        path (str): A local file, or what MMEngine can fetch: ``http(s)://``,
+        path (str | PathLike): A local file, or what MMEngine can fetch: ``http(s)://``,
             ``torchvision://``, ``open-mmlab://``, ``s3://`` and so on.
         key (str): Where the path was given, for messages: 'teacher.checkpoint'.
         trust (bool): Whether the file may make any type, which means run any code.
@@ -58,6 +58,7 @@ def read_checkpoint(
         ConfigError: If there is no such file, it is no checkpoint or damaged, or it
             holds a type that is not allowed.
     """
+    path = os.fspath(path)
     local = '://' not in path
     if local:
         check_is_file(path, key=key)
@@ -85,7 +86,7 @@ def read_checkpoint(
     return content
 
 
-def check_is_file(path: str, *, key: str) -> None:
+def check_is_file(path: str | os.PathLike, *, key: str) -> None:
     """Raise ``ConfigError`` unless a local path is a file."""
     given, path = path, os.path.expanduser(path)
     if os.path.isfile(path):

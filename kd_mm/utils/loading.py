@@ -1,25 +1,29 @@
 """Read the teacher's config and weights, and complain early."""
 
+from os import PathLike, fspath
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.logging import MMLogger
 from mmengine.utils import is_installed
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import ConfigError
 from .files import check_is_file, read_checkpoint
 from .kinds import is_type
+from .states import compare, some, state_of, unlike
 
 
-def load_model_config(config: str | dict) -> tuple[ConfigDict, str | None]:
+def load_model_config(
+    config: str | PathLike | dict,
+) -> tuple[ConfigDict, str | None]:
     """The ``model`` part of a config, and the scope its types are looked up in.
 
     Of a config that distils itself, the student is taken.
 
     Args:
-        config (str | dict): ``'package::path'``, a local file, or a dict.
+        config (str | PathLike | dict): ``'package::path'``, a local file, or a dict.
 
     Returns:
         tuple[ConfigDict, str | None]: The model's config; its ``default_scope``, None
@@ -28,8 +32,8 @@ def load_model_config(config: str | dict) -> tuple[ConfigDict, str | None]:
     Raises:
         ConfigError: If the file is missing or has no model.
     """
-    if isinstance(config, str):
-        cfg = _read(config)
+    if isinstance(config, str | PathLike):
+        cfg = _read(fspath(config))
     elif isinstance(config, dict):
         cfg = ConfigDict(config)
         cfg = ConfigDict(model=cfg) if 'type' in cfg else cfg
@@ -82,49 +86,50 @@ def find_file(path: str, *, key: str) -> str:
     return path
 
 
-def load_weights(model: nn.Module, path: str, *, key: str, trust: bool = False) -> None:
+def load_weights(
+    model: nn.Module, path: str | PathLike, *, key: str, trust: bool = False
+) -> None:
     """Load a checkpoint that must cover the whole network.
 
     Args:
         model (nn.Module): Receives the weights.
-        path (str): Path or URL. A ``distiller.*`` part in it is not needed.
+        path (str | PathLike): Path or URL. A ``distiller.*`` part in it is not needed.
         key (str): The config key, for messages.
         trust (bool): Whether the file may run code. Defaults to False.
 
     Raises:
         ConfigError: If it cannot be read, or lacks keys, or has other shapes.
     """
+    path = fspath(path)
     if '://' not in path:
         path = find_file(path, key=key)
     option = 'teacher=dict(trust=True) (--trust of the tools)'
     checkpoint = read_checkpoint(path, key=key, trust=trust, option=option)
-    state = checkpoint.get('state_dict', checkpoint)
-    state = {name.removeprefix('module.'): value for name, value in state.items()}
+    state = state_of(checkpoint, where=f'{key} {path!r}')
     state = {name: v for name, v in state.items() if not name.startswith('distiller.')}
     own = model.state_dict()
     optional = ('num_batches_tracked', 'data_preprocessor.')
-    missing = [n for n in own if n not in state and not any(o in n for o in optional)]
-    other = [
-        f'{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}'
-        for n in own
-        if isinstance(state.get(n), Tensor) and state[n].shape != own[n].shape
-    ]
-    if missing or other:
-        parts = []
-        if missing:
-            example = ', '.join(missing[:3])
-            parts.append(
-                f'{len(missing)} of {len(own)} tensors are missing ({example})'
-            )
-        if other:
-            parts.append(f'{len(other)} have other shapes ({", ".join(other[:3])})')
-        raise ConfigError(
-            f'{key} {path!r} does not cover {type(model).__name__}: ' + '; '.join(parts)
+    missing, unused, shapes = compare(own, state)
+    missing = [name for name in missing if not any(o in name for o in optional)]
+    parts = []
+    if missing:
+        parts.append(
+            f'{len(missing)} of {len(own)} tensors are missing ({some(missing)})'
         )
-    unused = [n for n in state if n not in own]
+    if shapes:
+        parts.append(f'{len(shapes)} have other shapes ({some(shapes.values())})')
+    where = f'{key} {path!r} does not cover {type(model).__name__}'
+    if parts:
+        raise ConfigError(f'{where}: {"; ".join(parts)}')
     if unused:
         MMLogger.get_current_instance().warning(
             f'{key}: {len(unused)} tensors are not of {type(model).__name__}: '
-            + ', '.join(unused[:5])
+            + some(unused, 5)
         )
-    model.load_state_dict({n: v for n, v in state.items() if n in own}, strict=False)
+    fitting = {name: value for name, value in state.items() if name in own}
+    model.load_state_dict(fitting, strict=False)
+    if lost := unlike(model.state_dict(), fitting):
+        raise ConfigError(
+            f'{where}: {len(lost)} tensors are in it but did not arrive '
+            f'({some(lost)}): the model renames or changes what it loads'
+        )

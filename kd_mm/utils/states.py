@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError
 
@@ -12,12 +12,12 @@ KEYS = ('state_dict', 'model', 'net')  # MMEngine, timm and DeiT, CRD and others
 WRAPPERS = re.compile(r'^(?:module\.|_orig_mod\.)+')  # DDP and torch.compile
 
 
-def state_of(content: Any, *, where: str) -> dict[str, Any]:
+def state_of(content: Mapping, *, where: str) -> dict[str, Any]:
     """The state dict in what a checkpoint file holds.
 
     Args:
-        content (Any): A checkpoint of a run, weights under ``model`` or ``net``, a
-            bare state dict, or a whole model.
+        content (Mapping): A checkpoint of a run, weights under ``model`` or ``net``,
+            or a bare state dict.
         where (str): The config key and the file, for the message.
 
     Returns:
@@ -26,25 +26,13 @@ def state_of(content: Any, *, where: str) -> dict[str, Any]:
     Raises:
         ConfigError: If there are no tensors in it.
     """
-    state = content
-    for key in KEYS:
-        inner = content.get(key) if isinstance(content, Mapping) else None
-        if isinstance(inner, Mapping | nn.Module):
-            state = inner
-            break
-    if isinstance(state, nn.Module):
-        state = state.state_dict()
-    if not isinstance(state, Mapping) or not any(
-        isinstance(value, Tensor) for value in state.values()
-    ):
-        raise ConfigError(f'{where} holds no weights but {_describe(content)}')
+    inner = (content[key] for key in KEYS if isinstance(content.get(key), Mapping))
+    state = next(inner, content)
+    if not any(isinstance(value, Tensor) for value in state.values()):
+        raise ConfigError(
+            f'{where} holds no weights; it holds {some(map(str, content))}'
+        )
     return {WRAPPERS.sub('', str(name)): value for name, value in state.items()}
-
-
-def _describe(content: Any) -> str:
-    if isinstance(content, Mapping):
-        return f'a dict of {sorted(map(str, content))[:5]}'
-    return f'a {type(content).__name__}'
 
 
 def compare(
@@ -79,7 +67,22 @@ def some(names: Iterable[str], count: int = 3) -> str:
     return ', '.join(names[:count]) + (', ...' if len(names) > count else '')
 
 
-def equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one shape hold the same values; NaN equals NaN."""
-    other = other.to(one)
-    return bool(((one == other) | ((one != one) & (other != other))).all())
+def unlike(own: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Tensors of a model that are not what a file has under their names.
+
+    Of another shape they are not compared; NaN equals NaN.
+    """
+    pairs = ((name, value, theirs.get(name)) for name, value in own.items())
+    return [
+        name
+        for name, one, other in pairs
+        if isinstance(one, Tensor)
+        and isinstance(other, Tensor)
+        and one.shape == other.shape
+        and not _equal(one, other.to(one))
+    ]
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    same = one == other
+    return bool((same | ((one != one) & (other != other))).all())

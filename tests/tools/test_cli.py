@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from kd_mm.errors import ConfigError
 from kd_mm.utils import cli
@@ -115,6 +116,18 @@ def test_a_failed_start_leaves_an_older_work_dir_alone(toy, run):
 def test_a_work_dir_that_is_a_file_is_refused(toy, run):
     code, lines = run('train', toy / 'plain.py', '--work-dir', toy / 'all.json')
     assert code == 2 and 'is a file' in lines[0]
+
+
+def test_paths_of_pathlib_in_a_config_are_texts(tmp_path):
+    (tmp_path / 'c.py').write_text(
+        'import pathlib\nfrom pathlib import Path\n'
+        'load_from = Path("a") / "b.pth"\n'
+        'model = dict(teacher=dict(config=[pathlib.Path("c")]))\n'
+    )
+    cfg = cli.load_config(str(tmp_path / 'c.py'))
+    cfg = Config.fromstring(cfg.pretty_text, '.py')  # as a checkpoint keeps it
+    assert cfg.load_from == 'a/b.pth' and cfg.model.teacher.config == ['c']
+    assert 'Path' not in cfg
 
 
 def test_a_broken_config_names_the_file_and_the_line(toy, run):

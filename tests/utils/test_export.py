@@ -148,7 +148,7 @@ def test_export_never_replaces_or_leaves_half_a_file(saved, tmp_path, monkeypatc
     'content, message',
     [
         (b'not a checkpoint', 'is a text'),
-        (dict(weights=torch.ones(1)), 'has no state_dict'),
+        (dict(weights=torch.ones(1)), 'has no config inside'),
         (
             dict(state_dict={'a': torch.ones(1)}, meta=dict(cfg='a = = 1')),
             'cannot be read',
@@ -194,6 +194,21 @@ def test_plain_student_leaves_a_plain_config_alone(parts):
     cfg = plain_student(parts[0])
     assert plain_student(cfg) is cfg
     assert [hook.type for hook in cfg.custom_hooks] == ['EMAHook']
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.', '_orig_mod.'])
+def test_bare_and_wrapped_state_dicts_are_taken(parts, tmp_path, prefix):
+    cfg, checkpoint = parts
+    state = {f'{prefix}{k}': v for k, v in checkpoint['state_dict'].items()}
+    torch.save(state, tmp_path / 'bare.pth')
+    cfg.dump(tmp_path / 'cfg.py')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        check_fits(MODELS.build(cfg.model.student), tmp_path / 'bare.pth')
+    out = tmp_path / 'out.pth'
+    export_student(tmp_path / 'bare.pth', out, config=str(tmp_path / 'cfg.py'))
+    got = torch.load(out, weights_only=True)['state_dict']
+    for key, value in got.items():
+        assert torch.equal(value, checkpoint['state_dict'][key]), key
 
 
 def test_half_precision_halves_the_file_and_loads(parts, saved, tmp_path):
