@@ -19,6 +19,7 @@ from ..stages.dpk.dpk import GRID, bounded
 from ..stages.dpk.prior_net import PriorNet, Size
 from ..stages.tokens_to_map import TokensToMap
 from ..unaugmented import feature_pairs, links_of, undisturbed
+from ..utils.randomness import kept_random
 
 MEMORY = 4 * 2**30  # bytes of features that are kept
 CELLS = 16  # on a side, at most: larger maps are averaged down before they are kept
@@ -136,7 +137,7 @@ def probe(
                 f'{tuple(student.shape)} and teacher {tuple(teacher.shape)}; of the '
                 'stages in the link only TokensToMap acts here'
             )
-    with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+    with kept_random(device):
         torch.manual_seed(seed)
         nets = nn.ModuleList(_net(s, t) for s, t in batches[0]).to(device)
         scales = _variances(own)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmengine.device import get_device
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
@@ -71,9 +72,7 @@ class TensorImages(Dataset):
         self.dataset = MMENGINE_DATASETS.build(dataset)
         self.metainfo: dict[str, Any] = self.dataset.metainfo
         self.crop, self.flip = crop, flip
-        self.device = torch.device(
-            device or ('cuda' if torch.cuda.is_available() else 'cpu')
-        )
+        self.device = torch.device(device or get_device())
         images, self.labels, self.sample = _read(self.dataset)
         self.size = images.shape[2:]
         padded = torch.nn.functional.pad(images, (crop, crop, crop, crop))

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ...schedule import Progress
+from ...utils.randomness import kept_random
 from ...utils.wrappers import unwrapped
 from .policy import Draw, Policy
 
@@ -194,7 +195,7 @@ def undisturbed(model: nn.Module) -> Iterator[Callable[[], None]]:
                 stage.recall()
 
     try:
-        with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+        with kept_random(device):
             yield put_back
     finally:
         distiller.step, distiller.share_interval = counters
