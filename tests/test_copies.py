@@ -119,7 +119,7 @@ def test_another_process_gets_the_model(tmp_path):
     script = (
         'import pickle; from mmengine.runner import Runner; '
         'model = pickle.load(open("model.pkl", "rb")); '
-        'print(type(model).__name__, hasattr(Runner.register_hooks, "__wrapped__"))'
+        'print(type(model).__name__, hasattr(Runner.call_hook, "__wrapped__"))'
     )
     told = subprocess.run(
         [sys.executable, '-c', script],
