@@ -8,7 +8,7 @@ from .dist import DISTLoss, dist_loss
 from .dkd import DKDLoss, dkd_loss
 from .fgd import FGDLoss
 from .hcl import HCLLoss, hcl_loss
-from .kd import KDLoss, binary_kd_loss, kd_loss
+from .kd import KDLoss, binary_kd_loss, kd_loss, z_scores
 from .mse import MSELoss, mse_loss
 from .ofd import OFDLoss, partial_l2_loss
 from .pkd import PKDLoss, pkd_loss, standardise
@@ -42,4 +42,5 @@ __all__ = [
     'pkd_loss',
     'similarity_loss',
     'standardise',
+    'z_scores',
 ]

@@ -12,6 +12,7 @@ from ..options import NonNegative, Positive, checked
 from ..pair import VECTOR, FeaturePair
 from ..registry import MODELS
 from .base import LOGITS, Criterion
+from .kd import z_scores
 
 
 def dkd_loss(
@@ -81,6 +82,8 @@ class DKDLoss(Criterion):
         beta (float): Weight of the other classes. Defaults to 8.0; the paper's are
             between 0.5 (ImageNet) and 8 (CIFAR-100), by pair.
         tau (float): Temperature. Defaults to 4.0.
+        standardise (bool): Whether both sides' logits become z-scores first, see
+            :func:`kd_mm.criteria.kd.z_scores`. Defaults to False.
         weight (float): Weight of the link. Defaults to 1.0.
     """
 
@@ -96,10 +99,12 @@ class DKDLoss(Criterion):
         alpha: NonNegative = 1.0,
         beta: NonNegative = 8.0,
         tau: Positive = 4.0,
+        standardise: bool = False,
         weight: NonNegative = 1.0,
     ) -> None:
         super().__init__(weight=weight)
         self.alpha, self.beta, self.tau = alpha, beta, tau
+        self.standardise = standardise
 
     def total(self, pair: FeaturePair) -> Tensor:
         student, teacher = pair.student[0], pair.teacher[0]
@@ -111,9 +116,12 @@ class DKDLoss(Criterion):
             raise ConfigError(
                 'DKDLoss has no positions that a weight map could apply to'
             )
+        student, teacher = student.float(), teacher.float()
+        if self.standardise:
+            student, teacher = z_scores(student), z_scores(teacher)
         return dkd_loss(
-            student.float(),
-            teacher.float(),
+            student,
+            teacher,
             targets(pair.samples, student.device),
             alpha=self.alpha,
             beta=self.beta,

@@ -12,11 +12,13 @@ from torch.autograd import gradcheck
 from kd_mm.criteria import (
     DISTLoss,
     DKDLoss,
+    KDLoss,
     SPLoss,
     dist_loss,
     dkd_loss,
     kd_loss,
     similarity_loss,
+    z_scores,
 )
 from kd_mm.criteria.dkd import targets
 from kd_mm.errors import ConfigError
@@ -76,10 +78,10 @@ def test_dist_equals_a_loop():
 
 def test_dist_does_not_see_scale_and_shift_of_probabilities_but_kd_does():
     s = torch.randn(N, K, dtype=torch.float64)
-    assert float(dist_loss(s, s)) == pytest.approx(0, abs=1e-9)
+    assert float(dist_loss(s, s)) == pytest.approx(0, abs=1e-7)
     # squeezed to the uniform distribution: the same relations
     squeezed = (0.3 * s.softmax(1) + 0.7 / K).log()
-    assert float(dist_loss(squeezed, s)) == pytest.approx(0, abs=1e-9)
+    assert float(dist_loss(squeezed, s)) == pytest.approx(0, abs=1e-7)
     assert float(kd_loss(squeezed, s)) > 0.01
 
 
@@ -113,6 +115,52 @@ def test_sp_equals_a_loop_and_takes_any_widths():
 def test_gradients(loss):
     s, t = logits(requires_grad=True)
     assert gradcheck(lambda x: loss(x, t.detach()), (s,), atol=1e-6)
+
+
+def z_scores_by_hand(row):
+    mean = math.fsum(row) / len(row)
+    variance = math.fsum((v - mean) ** 2 for v in row) / (len(row) - 1)
+    return torch.tensor([(v - mean) / math.sqrt(variance) for v in row]).double()
+
+
+@pytest.mark.parametrize('kind', ['KDLoss', 'DKDLoss'])
+def test_standardised_logits_equal_a_loop(kind):
+    s, t = logits()
+    target, total = [n % K for n in range(N)], 0.0
+    for n in range(N):
+        one, other = (z_scores_by_hand(x[n].tolist()) for x in (s, t))
+        p, q, y = softmax(one, 2.0), softmax(other, 2.0), target[n]
+        if kind == 'KDLoss':
+            total += sum(b * math.log(b / a) for a, b in zip(p, q, strict=True))
+            continue
+        total += q[y] * math.log(q[y] / p[y])
+        total += (1 - q[y]) * math.log((1 - q[y]) / (1 - p[y]))
+        for a, b in ((p[k], q[k]) for k in range(K) if k != y):
+            a, b = a / (1 - p[y]), b / (1 - q[y])
+            total += 8.0 * b * math.log(b / a)
+    criterion = dict(KDLoss=KDLoss, DKDLoss=DKDLoss)[kind](tau=2.0, standardise=True)
+    samples = [DataSample().set_gt_label(y) for y in target]
+    got = criterion(FeaturePair('x', [s], [t], samples, (8, 8)))
+    assert float(got) == pytest.approx(4 * total / N, rel=1e-5)
+
+
+def test_standardised_logits_do_not_see_scale_and_shift():
+    s, t = logits()
+    criterion = KDLoss(tau=2.0, standardise=True)
+    pairs = [
+        FeaturePair('x', [a], [b], [], (8, 8))
+        for a, b in ((s, t), (5 * s + 3, t), (s, 0.2 * t - 7))
+    ]
+    one, *others = (float(criterion(pair)) for pair in pairs)
+    assert others == pytest.approx([one, one], rel=1e-4)
+
+
+def test_equal_logits_are_standardised_with_a_finite_gradient():
+    s, t = torch.zeros(2, K, requires_grad=True), torch.randn(2, K)
+    kd_loss(z_scores(s), z_scores(t)).backward()
+    assert s.grad.isfinite().all() and float(s.grad.abs().max()) > 0
+    x = torch.randn(N, K, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(z_scores, (x,), atol=1e-6)
 
 
 def test_extreme_logits_stay_finite():
@@ -156,6 +204,8 @@ def pair(shape):
     [
         (lambda: DKDLoss(tau=0), 'DKDLoss.tau: .*> 0'),
         (lambda: DISTLoss(inter=-1), 'DISTLoss.inter: .*>= 0'),
+        (lambda: KDLoss(sigmoid=True, standardise=True), 'one of both'),
+        (lambda: KDLoss(standardise=True)(pair((4, 1))), 'two classes'),
         (lambda: DKDLoss()(pair((2, 3, 4, 4))), 'logits'),
         (lambda: DISTLoss()(pair((2, 3, 4, 4))), 'logits'),
         (lambda: SPLoss()(pair((1, 3))), 'needs two'),
