@@ -28,7 +28,7 @@ def no_progress_left():
 def toy_config():
     link = dict(student='neck', teacher='neck', criterion=dict(type='kd_mm.MSELoss'))
     model = distill_cfg(toys.retinanet(classes=10), toys.retinanet(), dict(fpn=link))
-    return Config(dict(model=model))
+    return Config(dict(model=model, default_scope='mmdet'))
 
 
 def test_ways_differ_in_the_teachers_arithmetic_only(monkeypatch):

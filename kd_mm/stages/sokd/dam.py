@@ -130,8 +130,9 @@ class DAM(Stage):
         relu_heads: bool = False,
     ) -> None:
         super().__init__()
-        single = isinstance(weight, int | float)
-        self.weights = (weight,) * 3 if single else tuple(weight)
+        self.weights: tuple[float, ...] = (
+            (weight,) * 3 if isinstance(weight, int | float) else tuple(weight)
+        )
         self.top_k, self.boxes_from = top_k, boxes_from
         self.overlap, self.normalise = overlap, normalise
         self.supervision, self.heatmaps = supervision, heatmaps
