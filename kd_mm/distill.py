@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .distiller import Distiller
 from .errors import ConfigError, nearest, within
 from .hooks.distill_hook import attach_to_runners
-from .link import Link
+from .link import Link, check_parts
 from .options import Count, Natural, check_options, checked
 from .outputs import outputs_of, with_positions
 from .pair import VECTOR, LayoutError, layout
@@ -217,8 +217,10 @@ def _build_distiller(
     refuse_other_inputs(guide.model, 'teacher')
     taps = {}
     for side, model in (('student', student), ('teacher', guide.model)):
-        specs = [spec for link in built.values() for spec in link.specs[side]]
-        taps[side] = Taps(specs=specs, model=model, owner=side)
+        users = {
+            spec: name for name, link in built.items() for spec in link.specs[side]
+        }
+        taps[side] = Taps(specs=users, model=model, owner=side, links=users)
 
     guide.connect(student, taps['teacher'])
     size = (trial_size[0], trial_size[1]) if trial_size else None
@@ -234,7 +236,7 @@ def _build_distiller(
         stop_on_nan=stop_on_nan,
     )
     for name, link in built.items():
-        with torch.no_grad(), within(f'links.{name}: '):
+        with torch.no_grad(), within(f'links.{name}.'):
             check_features(link, seen, taps)
             pair = distiller.pair(
                 link, seen.student, seen.teacher, seen.samples, seen.size
@@ -303,3 +305,4 @@ def _check_links(links: dict[str, dict]) -> None:
                 raise
             near = ' or '.join(f'links.{other}' for other in others)
             raise ConfigError(f'{error}; is it meant for {near}?') from error
+        check_parts(name, cfg)

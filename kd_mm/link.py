@@ -48,6 +48,9 @@ class Stage(Protocol):
 Levels = Annotated[
     Sequence[Natural], Rule('with at least one', lambda levels: len(levels) > 0)
 ]
+Paths = Annotated[
+    Sequence[str], Rule('with at least one', lambda paths: len(paths) > 0)
+]
 SideLevels = dict[Literal['student', 'teacher'], Levels | None]
 
 
@@ -73,8 +76,8 @@ class Link(nn.Module):
         self,
         *,
         name: str,
-        student: str | Sequence[str],
-        teacher: str | Sequence[str],
+        student: str | Paths,
+        teacher: str | Paths,
         criterion: dict,
         stages: Sequence[dict] = (),
         levels: Levels | SideLevels | None = None,
@@ -127,10 +130,8 @@ class Link(nn.Module):
                 f'{where}: there is no {what} {name!r}; {nearest(name, known)}'
             ) from error
         except (TypeError, ValueError) as error:
-            own = name.rpartition('.')[2]
-            text = str(error).removeprefix(f'{own}: ')
-            colon = '' if text.startswith(f'{own}.') else f'{own}: '
-            raise ConfigError(f'{where} {colon}{text}') from error
+            text = _called(name.rpartition('.')[2], error)
+            raise ConfigError(f'{where} {text}') from error
         if not isinstance(part, kind):
             raise ConfigError(
                 f'{where}: {name!r} is a {type(part).__name__}, not a {what} of kd_mm'
@@ -160,9 +161,8 @@ class Link(nn.Module):
                 pair = stage(pair)
             except (RuntimeError, ValueError) as error:
                 kind = LayoutError if isinstance(error, LayoutError) else ConfigError
-                raise kind(
-                    f'stages[{position}] {type(stage).__name__}: {error} ({shapes})'
-                ) from error
+                where = f'stages[{position}] {_called(type(stage).__name__, error)}'
+                raise kind(f'{where} ({shapes})') from error
         try:
             self.criterion.setup(pair)
             self._try_one_image(self.criterion, pair)
@@ -172,8 +172,9 @@ class Link(nn.Module):
         except (RuntimeError, ValueError) as error:
             kind = LayoutError if isinstance(error, LayoutError) else ConfigError
             raise kind(f'criterion: {error} ({pair.shapes()})') from error
-        for stage in self.stages:
-            stage.check(self)
+        for position, stage in enumerate(self.stages):
+            with within(f'stages[{position}] {type(stage).__name__}: '):
+                stage.check(self)
         self.train()
 
     def features(self, side: str, taps: Taps, recording: Recording) -> list[Tensor]:
@@ -270,3 +271,29 @@ class Link(nn.Module):
                 )
             out[f'kd_{self.name}_{name}'] = torch.as_tensor(value).detach()
         return out
+
+
+def _called(name: str, error: Exception) -> str:
+    """What a part complains about, with the part's name in front once."""
+    text = str(error)
+    own = any(text.startswith(f'{name}{end}') for end in (':', '.', '(', ' '))
+    return text if own else f'{name}: {text}'
+
+
+def check_parts(name: str, cfg: dict) -> None:
+    """Check the options of a link's stages and criterion before anything is built.
+
+    Args:
+        name (str): The link's.
+        cfg (dict): Its config.
+
+    Raises:
+        ConfigError: What :func:`kd_mm.options.checked` would say while building.
+    """
+    parts = {f'stages[{i}]': part for i, part in enumerate(cfg.get('stages', ()))}
+    for place, part in (parts | dict(criterion=cfg['criterion'])).items():
+        kind = part.get('type') if isinstance(part, dict) else None
+        kind = MODELS.get(kind) if isinstance(kind, str) else kind
+        if isinstance(kind, type) and hasattr(kind.__init__, '__wrapped__'):
+            options = {k: v for k, v in part.items() if k not in ('type', '_scope_')}
+            check_options(kind, options, f'links.{name}.{place} {kind.__name__}')

@@ -115,7 +115,7 @@ def check_options(
             raise ConfigError(f'{where}.{key} is missing')
     hints = _hints(target)
     for key, value in options.items():
-        _check(hints.get(key, Any), value, f'{where}.{key}')
+        check_value(hints.get(key, Any), value, f'{where}.{key}')
 
 
 @functools.cache
@@ -124,11 +124,11 @@ def _hints(target: Callable) -> dict[str, Any]:
     return typing.get_type_hints(inspect.unwrap(target), include_extras=True)
 
 
-def _check(hint: Any, value: Any, where: str, whole: Any = None) -> None:
+def check_value(hint: Any, value: Any, where: str, whole: Any = None) -> None:
     """Raise unless ``value`` is what ``hint`` says; ``whole`` is told if it is not."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        _check(parts[0], value, where, whole or hint)
+        check_value(parts[0], value, where, whole or hint)
         if not all(rule.holds(value) for rule in parts[1:] if isinstance(rule, Rule)):
             _refuse(whole or hint, value, where)
     elif origin in (typing.Union, types.UnionType):
@@ -140,8 +140,8 @@ def _check(hint: Any, value: Any, where: str, whole: Any = None) -> None:
         _refuse(whole or hint, value, where)
     elif origin is not None and issubclass(origin, Mapping):
         for key, item in value.items():
-            _check(parts[0], key, f'{where}, a key')
-            _check(parts[1], item, f'{where}.{key}')
+            check_value(parts[0], key, f'{where}, a key')
+            check_value(parts[1], item, f'{where}.{key}')
     elif origin is not None and issubclass(origin, Sequence):
         _check_items(hint, origin, parts, value, where, whole)
 
@@ -152,7 +152,7 @@ def _check_union(hint: Any, parts: tuple, value: Any, where: str, whole: Any) ->
     some = [part for part in parts if part is not type(None)]
     for part in some:
         try:
-            _check(part, value, where, whole or hint)
+            check_value(part, value, where, whole or hint)
         except ConfigError:
             if len(some) == 1 or _fits_outside(part, value):
                 raise  # an item of it is wrong, say which
@@ -168,7 +168,7 @@ def _check_items(
     if fixed and len(parts) != len(value):
         _refuse(whole or hint, value, where)
     for i, item in enumerate(value):
-        _check(parts[i] if fixed else parts[0], item, f'{where}[{i}]')
+        check_value(parts[i] if fixed else parts[0], item, f'{where}[{i}]')
 
 
 def _fits_outside(hint: Any, value: Any) -> bool:

@@ -1,7 +1,7 @@
 """Taps: read module outputs (or inputs) by dotted path, for one forward pass."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -64,7 +64,7 @@ class Tap:
         for i in self.index:
             if not isinstance(value, (tuple, list)) or i >= len(value):
                 size = len(value) if isinstance(value, (tuple, list)) else 'no'
-                raise ConfigError(f'{self}: index {i}, but there are {size} items')
+                raise ConfigError(f'index {i}, but there are {size} items')
             value = value[i]
         return list(self._flatten(value))
 
@@ -77,7 +77,7 @@ class Tap:
                 yield from self._flatten(item)
         elif value is not None:
             raise ConfigError(
-                f'{self} gives a {type(value).__name__}; tap a module whose '
+                f'it gives a {type(value).__name__}; tap a module whose '
                 f'{self.side} is a tensor or a tuple of tensors'
             )
 
@@ -144,6 +144,8 @@ class Taps:
         specs (Iterable[str]): Taps as text, see :class:`Tap`.
         model (nn.Module): The network, to check the paths against; not kept.
         owner (str): 'student' or 'teacher', for messages.
+        links (Mapping[str, str], optional): Which link names which of ``specs``, for
+            messages.
 
     Raises:
         ConfigError: If a path does not exist; names the nearest ones that do.
@@ -161,14 +163,27 @@ class Taps:
         [(1, 8, 6, 6), (1, 8, 6, 6)]
     """
 
-    def __init__(self, *, specs: Iterable[str], model: nn.Module, owner: str) -> None:
+    def __init__(
+        self,
+        *,
+        specs: Iterable[str],
+        model: nn.Module,
+        owner: str,
+        links: Mapping[str, str] | None = None,
+    ) -> None:
         self.owner = owner
-        self.taps = {spec: Tap.parse(spec) for spec in dict.fromkeys(specs)}
+        self.taps: dict[str, Tap] = {}
+        self.names: dict[Tap, str] = {}  # in messages
         names = dict(model.named_modules())
-        for tap in self.taps.values():
+        for spec in dict.fromkeys(specs):
+            link = f'links.{links[spec]}: ' if links else ''
+            with within(f'{link}{owner} tap '):
+                tap = Tap.parse(spec)
+            self.taps[spec] = tap
+            self.names[tap] = f'{link}{owner} tap {str(tap)!r}'
             if tap.path not in names:
                 raise ConfigError(
-                    f'{owner} tap {str(tap)!r}: {type(model).__name__} has no module '
+                    f'{self.names[tap]}: {type(model).__name__} has no module '
                     f'{tap.path!r}; {nearest(tap.path, filter(None, names))}'
                 )
         # Learned by the first, complete pass: how often each tap fires, and which
@@ -189,7 +204,7 @@ class Taps:
         for tap, calls in recording.calls.items():
             if not calls:
                 raise ConfigError(
-                    f'{self.owner} tap {str(tap)!r} exists but is never called in '
+                    f'{self.names[tap]} exists but is never called in '
                     f'{when}; tap a module that runs'
                 )
             self.expected[tap] = len(calls)
@@ -218,7 +233,7 @@ class Taps:
         waiting = {t: self.expected[t] for t in wanted} if stop else {}
 
         def see(tap: Tap, value: Any) -> None:
-            with within(f'{self.owner} tap '):
+            with within(f'{self.names[tap]}: '):
                 tensors = tap.pick(value)
             if tap in self.clone:
                 tensors = [tensor.clone() for tensor in tensors]

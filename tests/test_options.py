@@ -1,5 +1,6 @@
 """Options are declared by annotations: what is refused, and how that reads."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from kd_mm.options import (
     check_options,
     checked,
 )
+from kd_mm.registry import DATASETS, HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
 Pair = Annotated[Sequence[Count], Rule('of length 2', lambda pair: len(pair) == 2)]
 
@@ -135,3 +137,60 @@ def test_a_subclass_is_called_by_its_own_name_and_arguments_have_places():
     assert hook(3) == 3
     with pytest.raises(ConfigError, match='^hook.images'):
         hook(0)
+
+
+def _read(registry) -> dict[str, Any]:
+    registry.import_from_location()
+    return registry.module_dict
+
+
+def registered() -> dict[str, type]:
+    """Everything that a config can name as ``kd_mm.X`` and that has options."""
+    return {
+        name: part
+        for registry in (DATASETS, HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS)
+        for name, part in _read(registry).items()
+        if part.__module__.startswith('kd_mm.')
+    }
+
+
+# MMEngine calls it, with dicts that are MMEngine's own
+NOT_CALLED_BY_A_CONFIG = {'DistillerOptimWrapperConstructor'}
+
+
+def test_every_part_that_a_config_names_is_checked():
+    parts = registered()
+    assert {'Distill', 'DAM', 'MSELoss', 'DrawSoKDHook', 'TensorImages'} <= set(parts)
+    for name, part in parts.items():
+        build = part.__init__ if isinstance(part, type) else part
+        own = 'kd_mm' in getattr(build, '__module__', '')
+        if own and name not in NOT_CALLED_BY_A_CONFIG and len(options_of(part)):
+            assert hasattr(build, '__wrapped__'), f'{name} is not @checked'
+
+
+def options_of(part):
+    known = inspect.signature(part).parameters
+    return {key: p for key, p in known.items() if p.kind != p.VAR_KEYWORD}
+
+
+NUMERIC = [
+    (name, key)
+    for name, part in registered().items()
+    for key, option in options_of(part).items()
+    if isinstance(option.default, (int, float)) and not isinstance(option.default, bool)
+]
+
+
+@pytest.mark.parametrize(
+    ('name', 'key'), NUMERIC, ids=[f'{name}.{key}' for name, key in NUMERIC]
+)
+def test_every_number_of_every_part_is_checked(name, key):
+    part = registered()[name]
+    needed = {
+        k: 20 if k == 'depth' else {}
+        for k, option in options_of(part).items()
+        if option.default is inspect.Parameter.empty
+    }
+    for value in (float('nan'), float('inf'), '8', True, -1, {}):
+        with pytest.raises(ConfigError, match=rf'^{name}\.{key}: expected .*, got '):
+            part(**(needed | {key: value}))

@@ -9,6 +9,11 @@ from ..pair import LAYOUTS, FeaturePair, channels_first, check_layouts, remedy
 
 LOGITS = 'it compares logits: tap the layer that scores the classes, e.g. "head.fc"'
 
+OTHER_CLASSES = (
+    'the two networks score other classes: take a teacher of the same classes, or '
+    'distil features, which lie before the head'
+)
+
 
 class Criterion(nn.Module):
     """Turns a :class:`FeaturePair` into one number: ``weight * sum over levels``.
@@ -30,6 +35,8 @@ class Criterion(nn.Module):
             on; others are refused. Defaults to all.
         same_layout (bool): Whether both sides must have the same. Defaults to True.
         instead (str): What to do about another layout, for the message.
+        compares_classes (bool): Whether dim 1 are the classes of a head, which no
+            adapter can bring together.
 
     Examples:
         >>> import torch
@@ -49,6 +56,7 @@ class Criterion(nn.Module):
     layouts: tuple[str, ...] = LAYOUTS
     same_layout = True
     instead = ''
+    compares_classes = False
 
     @checked
     def __init__(self, *, weight: NonNegative = 1.0) -> None:
@@ -100,10 +108,12 @@ class Criterion(nn.Module):
 
     def _level(self, student: Tensor, teacher: Tensor, weight: Tensor | None) -> Tensor:
         if student.shape != teacher.shape:
+            widths = {channels_first(side).shape[1] for side in (student, teacher)}
+            other = self.compares_classes and len(widths) > 1
+            help = OTHER_CLASSES if other else remedy(student, teacher)
             raise ConfigError(
                 f'{type(self).__name__} compares equal shapes, got student '
-                f'{tuple(student.shape)} and teacher {tuple(teacher.shape)}; '
-                f'{remedy(student, teacher)}'
+                f'{tuple(student.shape)} and teacher {tuple(teacher.shape)}; {help}'
             )
         student, teacher = channels_first(student), channels_first(teacher)
         if weight is None:

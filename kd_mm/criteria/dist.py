@@ -62,6 +62,7 @@ class DISTLoss(Criterion):
     sees_channel_order = False  # channels are classes: there is nothing to align
     layouts = (VECTOR,)
     instead = LOGITS
+    compares_classes = True
 
     @checked
     def __init__(

@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from ..options import NonNegative, Positive, checked
 from ..pair import VECTOR, FeaturePair
 from ..registry import MODELS
-from .base import LOGITS, Criterion
+from .base import LOGITS, OTHER_CLASSES, Criterion
 from .kd import z_scores
 
 
@@ -91,6 +91,7 @@ class DKDLoss(Criterion):
     sees_channel_order = False  # channels are classes: there is nothing to align
     layouts = (VECTOR,)
     instead = LOGITS
+    compares_classes = True
 
     @checked
     def __init__(
@@ -110,7 +111,8 @@ class DKDLoss(Criterion):
         student, teacher = pair.student[0], pair.teacher[0]
         if len(pair.student) > 1 or student.shape != teacher.shape:
             raise ConfigError(
-                f'DKDLoss compares one pair of logits (N, K): {pair.shapes()}'
+                f'DKDLoss compares one pair of logits (N, K): {pair.shapes()}; '
+                + OTHER_CLASSES
             )
         if pair.weight[0] is not None:
             raise ConfigError(

@@ -98,6 +98,7 @@ class KDLoss(Criterion):
 
     sees_channel_order = False  # channels are classes: there is nothing to align
     instead = LOGITS
+    compares_classes = True
 
     @checked
     def __init__(

@@ -9,24 +9,31 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 from sklearn.datasets import load_digits, load_sample_images
 
 from ..errors import ConfigError
+from ..options import Count, Natural, Rule, checked
 
 CLASSES = tuple('0123456789')
 _DONE = 'digits.json'  # written last: its presence says that the folder is complete
 
 
+# a background is a crop, up to twice as large, of photographs of 427 x 640 pixels
+Side = Annotated[int, Rule('from 64 to 213', lambda side: 64 <= side <= 213)]
+
+
+@checked
 def make_digits(
     out: str | Path,
     *,
-    train: int = 1600,
-    val: int = 200,
-    size: int = 128,
-    seed: int = 0,
+    train: Count = 1600,
+    val: Count = 200,
+    size: Side = 128,
+    seed: Natural = 0,
 ) -> bool:
     """Write the data set, or leave a complete one alone.
 
@@ -38,14 +45,15 @@ def make_digits(
         out (str | Path): Folder to make.
         train (int): Number of training images. Defaults to 1600.
         val (int): Number of validation images. Defaults to 200.
-        size (int): Side of an image in pixels. Defaults to 128.
+        size (int): Side of an image in pixels, 64 to 213. Defaults to 128.
         seed (int): Seed of everything random. Defaults to 0.
 
     Returns:
         bool: Whether something was written.
 
     Raises:
-        ConfigError: If ``out`` exists and is something else.
+        ConfigError: If ``out`` exists and is something else, or for numbers out of
+            range.
     """
     out = Path(out)
     wanted = dict(train=train, val=val, size=size, seed=seed, version=1)
@@ -56,9 +64,6 @@ def make_digits(
         raise ConfigError(
             f'{out} exists and is not this data set; choose another folder'
         )
-    if min(train, val) < 1 or size < 64:
-        raise ConfigError(f'digits need images, of 64 pixels at least; got {wanted}')
-
     out.parent.mkdir(parents=True, exist_ok=True)
     digits = load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.images))

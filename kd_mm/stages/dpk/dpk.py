@@ -22,7 +22,9 @@ from .cka import cka, with_earlier
 from .prior_net import PriorNet, Size
 
 Ratio = Literal['cka', 'cosine', 'random', 'linear', 'exponential']
-Sizes = Sequence[Count | Sequence[Count]]
+Sizes = Annotated[
+    Sequence[Count | Sequence[Count]], Rule('not empty', lambda sizes: len(sizes) > 0)
+]
 Bounds = Annotated[
     tuple[Fraction, Fraction], Rule('in order', lambda pair: pair[0] <= pair[1])
 ]
