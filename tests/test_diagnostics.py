@@ -9,6 +9,7 @@ from helpers import build, detection_batch, distill_cfg, fitnet, losses_of
 from mmengine.logging import MMLogger
 
 from kd_mm.diagnostics import GradientShare, NonFiniteWatch
+from kd_mm.errors import ConfigError
 from kd_mm.schedule import Progress
 
 
@@ -108,3 +109,43 @@ def test_a_link_that_begins_late_is_measured_at_once():
         model.parse_losses(losses)[0].backward()
         measured = model.distiller.shares['late'].value is not None
         assert measured == (done >= 1)
+
+
+NAN, FINE = torch.tensor(float('nan')), torch.tensor(1.0)
+
+
+def test_a_run_whose_loss_stays_nan_ends_and_names_the_loss():
+    watch = NonFiniteWatch(stop=True)
+    for _ in range(NonFiniteWatch.patience - 1):
+        watch(dict(loss_cls=[FINE, FINE], loss_kd_fpn=NAN))
+    with pytest.raises(ConfigError, match='^loss_kd_fpn is NaN.*5 steps.*stop_on_nan'):
+        watch(dict(loss_cls=[FINE, FINE], loss_kd_fpn=NAN))
+
+
+def test_losses_of_the_task_count_and_what_is_no_loss_does_not():
+    watch = NonFiniteWatch(stop=True)
+    with pytest.raises(ConfigError, match='^loss_cls is NaN'):
+        for _ in range(NonFiniteWatch.patience):
+            watch(dict(loss_cls=[FINE, NAN], loss_kd_fpn=FINE, kd_fpn_cka=NAN))
+
+
+def test_a_step_that_overflows_now_and_then_is_no_reason_to_stop():
+    watch = NonFiniteWatch(stop=True)
+    for step in range(10 * NonFiniteWatch.patience):
+        watch(dict(loss_cls=NAN if step % NonFiniteWatch.patience else FINE))
+
+
+@pytest.mark.parametrize('stop', [True, False])
+def test_stop_on_nan_is_an_option_of_the_model(stop, reports):
+    model = build(
+        distill_cfg(toys.retinanet(), toys.retinanet()) | dict(stop_on_nan=stop)
+    )
+    conv = model.distiller.links['fpn'].stages[0].adapters[2][0].conv
+    torch.nn.init.constant_(conv.weight, float('nan'))
+    for _ in range(NonFiniteWatch.patience - 1):
+        losses_of(model, detection_batch())
+    if not stop:
+        losses_of(model, detection_batch())
+        return
+    with pytest.raises(ConfigError, match='^loss_kd_fpn is NaN'):
+        losses_of(model, detection_batch())
