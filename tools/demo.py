@@ -5,7 +5,6 @@ seed and budget through tools/train.py, evaluates both and the teacher, prints a
 and draws detections and curves into work_dirs/demo/.
 """
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -15,6 +14,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from kd_mm.utils import cli
 
 HOME = Path(__file__).resolve().parents[1]  # the checkout, or kd_mm/.mim of a wheel
 CONFIGS = f'{HOME}/configs/kd/digits/'
@@ -30,7 +31,7 @@ console = Console()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.Parser(description=__doc__)
     parser.add_argument('--out', default='work_dirs/demo', help='folder for results')
     parser.add_argument('--fresh', action='store_true', help='start over')
     args = parser.parse_args()

@@ -5,7 +5,6 @@ the same seed and budget, through tools/train.py; tests all three on images that
 of them has seen, prints a table, and draws curves into work_dirs/demo_cls/.
 """
 
-import argparse
 import json
 import shutil
 import sys
@@ -13,6 +12,8 @@ from pathlib import Path
 
 from demo import HOME, call, console, draw_curves, read_scalars
 from rich.table import Table
+
+from kd_mm.utils import cli
 
 CONFIGS = f'{HOME}/configs/kd_cls/digits/'
 RUNS = {
@@ -24,7 +25,7 @@ RUNS = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.Parser(description=__doc__)
     parser.add_argument('--out', default='work_dirs/demo_cls', help='for results')
     parser.add_argument('--fresh', action='store_true', help='start over')
     args = parser.parse_args()

@@ -62,6 +62,8 @@ def main():
         for path in args.images:
             if not osp.isfile(path):
                 raise ConfigError(f'there is no image {path}')
+            if mmcv.imread(path) is None:
+                raise ConfigError(f'{path} is no image')
         name = osp.splitext(osp.basename(args.config))[0]
         out = args.out or osp.join('work_dirs', 'areas', name)
         with default_scope(cfg):

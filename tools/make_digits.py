@@ -1,14 +1,14 @@
 """Make the digits data set: python tools/make_digits.py data/digits"""
 
-import argparse
 import sys
 
 from kd_mm.datasets import make_digits
 from kd_mm.errors import ConfigError
+from kd_mm.utils import cli
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.Parser(description=__doc__)
     parser.add_argument('out', help='folder to make')
     parser.add_argument('--train', type=int, default=1600, help='training images')
     parser.add_argument('--val', type=int, default=200, help='validation images')
@@ -19,7 +19,7 @@ def main() -> int:
         written = make_digits(
             args.out, train=args.train, val=args.val, size=args.size, seed=args.seed
         )
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:  # a read-only place, a full disk
         print(f'error: {error}', file=sys.stderr)
         return 2
     print(f'{args.out}: {"written" if written else "is there already"}')

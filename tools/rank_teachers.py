@@ -32,8 +32,7 @@ from kd_mm.analysis.teachers import (
 from kd_mm.errors import ConfigError
 from kd_mm.unaugmented import plain_loader
 from kd_mm.utils import cli
-from kd_mm.utils.distilled import build_distilled
-from kd_mm.utils.export import is_distilled
+from kd_mm.utils.distilled import build_distilled, check_distilled
 from kd_mm.utils.kinds import default_scope
 from kd_mm.utils.session import Session
 
@@ -80,10 +79,7 @@ def main():
     with Session(trust=args.trust) as session:
         cfg = cli.read_config(args)
         cli.need(cfg, 'train_dataloader', 'measure')
-        if not is_distilled(cfg.get('model')):
-            raise ConfigError(
-                f'{args.config} has no teacher: model.type is kd_mm.Distill'
-            )
+        check_distilled(cfg, args.config)
         if args.images < 16 or args.steps < 1:
             raise ConfigError('--images must be >= 16 and --steps >= 1')
         name = osp.splitext(osp.basename(args.config))[0]

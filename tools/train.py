@@ -42,7 +42,7 @@ def main():
     args = parse_args()
     with Session(trust=args.trust) as session:
         cfg = cli.read_config(args)
-        for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
+        for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
             cli.need(cfg, key, 'train')
         if args.amp:
             cli.use_amp(cfg)

@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from ..errors import ConfigError, nearest
 from ..toolboxes import check_installed
 from .kinds import is_type, type_name
-from .overrides import check_overrides, check_top_level
+from .overrides import check_overrides, check_top_level, check_values
 
 
 class Parser(argparse.ArgumentParser):
@@ -169,6 +169,7 @@ def read_config(args):
             cfg.merge_from_dict(args.cfg_options)
         except (KeyError, TypeError, IndexError) as error:
             raise ConfigError(f'--cfg-options does not fit {path}: {error}') from error
+    check_values(cfg)
     cfg.launcher = args.launcher
     teacher = (cfg.get('model') or {}).get('teacher')
     if getattr(args, 'trust', False) and isinstance(teacher, dict):

@@ -13,6 +13,16 @@ from .files import check_checkpoint
 from .kinds import default_scope
 
 
+def check_distilled(cfg: Config, path: str) -> None:
+    """Raise ``ConfigError`` when a config has no teacher."""
+    model = cfg.get('model') or {}
+    if not is_distilled(model):
+        raise ConfigError(
+            f'{path} does not distil: model.type is {model.get("type")!r}, not '
+            "'kd_mm.Distill'"
+        )
+
+
 def build_distilled(
     cfg: Config, path: str, *, student: str | None = None, trust: bool = False
 ) -> nn.Module:
@@ -37,8 +47,7 @@ def build_distilled(
         >>> list(model.distiller.links)
         ['map']
     """
-    if not is_distilled(cfg.get('model')):
-        raise ConfigError(f'{path} has no teacher: model.type is kd_mm.Distill')
+    check_distilled(cfg, path)
     if student:
         check_checkpoint(student, key='--student', trust=trust)
     model_cfg = cfg.model.copy()

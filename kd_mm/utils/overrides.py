@@ -2,10 +2,15 @@
 
 import difflib
 import inspect
+import os
+from collections.abc import Sequence
+from typing import Annotated
 
+from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..errors import ConfigError
+from ..options import Count, Natural, Rule, check_value
 
 # What MMEngine and the tools of MMDetection read beside the arguments of `Runner`.
 RUNNER_KEYS = {name for name in inspect.signature(Runner.__init__).parameters} | {
@@ -22,10 +27,23 @@ RUNNER_KEYS = {name for name in inspect.signature(Runner.__init__).parameters} |
 } - {'self', 'cfg'}
 
 
-def check_top_level(cfg):
-    """Refuse a top-level key that is almost one that ``Runner`` reads.
+# What `Runner` has of its own, and what MMDetection adds under a fixed name.
+HOOK_KEYS = {
+    'checkpoint',
+    'logger',
+    'param_scheduler',
+    'runtime_info',
+    'sampler_seed',
+    'timer',
+    'visualization',
+}
 
-    Such a key is legal Python and silently without effect.
+
+def check_top_level(cfg):
+    """Refuse a key that is almost one that ``Runner`` reads.
+
+    Such a key is legal Python and silently without effect, also where the right one
+    comes from a base config; in ``default_hooks`` it adds a hook and replaces none.
 
     Args:
         cfg (Config): The whole config.
@@ -33,16 +51,71 @@ def check_top_level(cfg):
     Raises:
         ConfigError: Naming the key and what it probably should be.
     """
-    absent = sorted(key for key in RUNNER_KEYS if key not in cfg)
+    hooks = cfg.get('default_hooks')
     imported = getattr(cfg, '_imported_names', ())  # classes of a new-style config
-    for key in cfg:
-        if key in RUNNER_KEYS or key in imported:
-            continue
-        close = difflib.get_close_matches(key, absent, n=1, cutoff=0.9)
-        if close:
-            raise ConfigError(
-                f'config key {key!r} has no effect; did you mean {close[0]!r}?'
-            )
+    for where, node, known in (
+        ('', cfg, RUNNER_KEYS),
+        ('default_hooks.', hooks if isinstance(hooks, dict) else {}, HOOK_KEYS),
+    ):
+        for key in node:
+            if key in known or key in imported:
+                continue
+            absent = sorted(name for name in known if name not in node)
+            close = [name for name in sorted(known) if _slip(key, name)]
+            close += difflib.get_close_matches(key, absent, n=1, cutoff=0.9)
+            if close:
+                raise ConfigError(
+                    f'config key {where + key!r} has no effect; did you mean '
+                    f'{close[0]!r}?'
+                )
+
+
+# MMEngine takes any number here, and trains nothing, saves nothing or divides by 0.
+OrNever = Annotated[int, Rule('>= 1, or -1 for never', lambda n: n >= 1 or n == -1)]
+VALUES = {
+    'train_cfg.max_epochs': Count,
+    'train_cfg.max_iters': Count,
+    'train_cfg.val_interval': Count,
+    'train_cfg.val_begin': Natural,
+    'train_dataloader.batch_size': Count | None,
+    'train_dataloader.num_workers': Natural,
+    'default_hooks.checkpoint.interval': OrNever,
+    'default_hooks.checkpoint.max_keep_ckpts': OrNever,
+    'default_hooks.logger.interval': Count,
+    'randomness.seed': Natural | None,
+    'custom_hooks': Sequence[dict] | None,
+}
+
+
+def check_values(cfg):
+    """Refuse numbers of the training loop that make no sense.
+
+    Args:
+        cfg (Config): The whole config, with its overrides.
+
+    Raises:
+        ConfigError: Naming the key.
+    """
+    for dotted, hint in VALUES.items():
+        node, *rest = cfg, *dotted.split('.')
+        while rest and isinstance(node, (dict, Config)) and rest[0] in node:
+            node = node[rest.pop(0)]
+        if not rest:
+            check_value(hint, node, dotted)
+
+
+def _slip(one, other):
+    """Whether two names differ by one letter more, less or other, or by two swapped.
+
+    None of the variables in the 1700 configs of MMDetection and MMPretrain is so near
+    to a key.
+    """
+    if abs(len(one) - len(other)) > 1:
+        return False
+    same = len(os.path.commonprefix([one, other]))
+    a, b = one[same:], other[same:]
+    swapped = a[:2] == b[:2][::-1] and a[2:] == b[2:]
+    return swapped or a[1:] == b or a == b[1:] or a[1:] == b[1:]
 
 
 def check_overrides(cfg, options):

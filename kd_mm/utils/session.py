@@ -19,6 +19,7 @@ from mmengine.hooks import CheckpointHook, Hook
 
 from ..errors import ConfigError
 from .files import through_mmengine
+from .origin import blame_config
 from .saving import NotWrittenError, older_kept
 from .work_dir import alone, check_writable, find_resume
 
@@ -61,6 +62,8 @@ class Session:
         self._trust = trust
         self._stack = contextlib.ExitStack()
         self.work_dir = None
+        self.cfg = None
+        self._trains = False
         self.started = False
         self._owned = {}  # folder -> its nearest parent that was there before
         self._signal = signal.SIGINT
@@ -92,7 +95,7 @@ class Session:
         """
         from . import cli
 
-        self.work_dir = cfg.work_dir
+        self.work_dir, self.cfg, self._trains = cfg.work_dir, cfg, trains
         owned = _missing(cfg.work_dir)
         check_writable(cfg.work_dir)
         if trains and _rank(cfg.launcher) == 0:
@@ -156,10 +159,11 @@ class Session:
         if isinstance(error, KeyboardInterrupt):
             self._say(self._interrupted())
             raise SystemExit(128 + self._signal) from None
-        line = one_line(error, started=self.started)
+        line = one_line(error, started=self.started, cfg=self.cfg)
         if line is None:
             return
-        if isinstance(error, NotWrittenError) and self.work_dir:
+        trained = self.started and self._trains
+        if self.work_dir and (trained or isinstance(error, NotWrittenError)):
             line += f'; {self._resumable()}'
         if _local_rank():
             # torchrun ends the others as soon as one has failed. Rank 0 meets the same
@@ -236,13 +240,14 @@ def _leave_process_group():
     dist.destroy_process_group()
 
 
-def one_line(error, *, started):
+def one_line(error, *, started, cfg=None):
     """The line for an exception that is the user's to mend, or None for any other.
 
     Args:
         error (BaseException): What was raised.
         started (bool): Whether the loop had started; from then on only a
             ``ConfigError`` is taken for the user's mistake.
+        cfg (Config, optional): What is being built, to name the key in it.
 
     Returns:
         str | None: The message, without line breaks.
@@ -255,20 +260,17 @@ def one_line(error, *, started):
         return f'{name} could not be written: {error.strerror}'
     if started:
         return None
-    if isinstance(error, KeyError) and 'is not in the' in text:
-        return text.strip('\'"').partition('. Please check')[0]
     if isinstance(error, urllib.error.URLError | ConnectionError):
         return f'a download failed: {text}'
     if isinstance(error, OSError) and error.__class__ is not OSError:
         # FileNotFoundError, PermissionError, ...; MMEngine raises them without errno
         return f'{error.filename}: {error.strerror}' if error.errno else text
-    if isinstance(error, TypeError) and (
-        'unexpected keyword argument' in text or 'required positional arg' in text
-    ):
-        return f'config: {text}'
     if isinstance(error, ImportError) and text.startswith('Failed to import'):
         return f'config: {text}'  # a class that a new-style config names
-    return None
+    if 'KD_MM_TRACEBACK' in os.environ:
+        return None
+    line = blame_config(error, cfg)
+    return line and f'{line} (KD_MM_TRACEBACK=1 shows where)'
 
 
 def _local_rank():
