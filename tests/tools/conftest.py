@@ -15,17 +15,27 @@ from toy_run import classifier_config, toy_config, write_data
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def _write_toy(folder):
+    write_data(folder)
+    classifier_config(folder).dump(folder / 'classifier.py')
+    names = [f'{index}.png {index % 2}' for index in range(8)]
+    (folder / 'classes.txt').write_text('\n'.join(names))
+    for name in ('plain', 'distilled'):
+        cfg = toy_config(folder, distilled=name == 'distilled')
+        cfg.dump(folder / f'{name}.py')
+    return folder
+
+
+@pytest.fixture(scope='session')
+def write_toy():
+    """Writes toy data, ``plain.py``, ``distilled.py``, ``classifier.py``."""
+    return _write_toy
+
+
 @pytest.fixture
 def toy(tmp_path):
     """Folder with toy data, ``plain.py``, ``distilled.py``, ``classifier.py``."""
-    write_data(tmp_path)
-    classifier_config(tmp_path).dump(tmp_path / 'classifier.py')
-    names = [f'{index}.png {index % 2}' for index in range(8)]
-    (tmp_path / 'classes.txt').write_text('\n'.join(names))
-    for name in ('plain', 'distilled'):
-        cfg = toy_config(tmp_path, distilled=name == 'distilled')
-        cfg.dump(tmp_path / f'{name}.py')
-    return tmp_path
+    return _write_toy(tmp_path)
 
 
 @pytest.fixture
@@ -66,7 +76,7 @@ def run(monkeypatch, capsys):
         monkeypatch.setattr(sys, 'argv', [f'{tool}.py', *map(str, arguments)])
         code = 0
         try:
-            load(tool).main()
+            code = load(tool).main() or 0
         except SystemExit as error:
             code = error.code
         lines = [ln for ln in capsys.readouterr().err.splitlines() if ln]
