@@ -19,8 +19,11 @@ def main() -> int:
         written = make_digits(
             args.out, train=args.train, val=args.val, size=args.size, seed=args.seed
         )
-    except (ConfigError, OSError) as error:  # a read-only place, a full disk
+    except ConfigError as error:
         print(f'error: {error}', file=sys.stderr)
+        return 2
+    except OSError as error:  # a read-only place, a full disk
+        print(f'error: {args.out}: {error.strerror or error}', file=sys.stderr)
         return 2
     print(f'{args.out}: {"written" if written else "is there already"}')
     return 0

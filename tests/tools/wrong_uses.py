@@ -518,7 +518,7 @@ override(
     ('optim_wrapper.optimizer.lr=-1', 'optim_wrapper.optimizer', '-1'),
     ('optim_wrapper.optimizer.momentun=0.9', 'momentun'),
     ('train_dataloader.batch_size=0', 'batch_size'),
-    ('train_dataloader.batch_size=two', 'train_dataloader', 'batch_size=two'),
+    ('train_dataloader.batch_size=two', 'train_dataloader.batch_size', "'two'"),
     ('train_dataloader.num_workers=-1', 'train_dataloader', 'num_workers'),
     ('train_dataloader.sampler.type=NoSampler', 'NoSampler'),
     ('train_dataloader.dataset.type=NoDataset', 'NoDataset'),
@@ -661,8 +661,8 @@ call(
     ('{toy}/plain.py {toy}/other.pth --out /nowhere/a.pkl', '--out', '/nowhere'),
     (
         '{toy}/plain.py {toy}/other.pth --cfg-options model.nekc=1',
+        'model',
         'nekc',
-        "'neck'",
     ),
     ('{toy}/plain.py {toy}/other.pth --show-dir', '--show-dir'),
 )
@@ -671,7 +671,7 @@ call(
     'export_student',
     ('no.pth {toy}/out.pth', 'no.pth'),
     ('{toy}/text.pth {toy}/out.pth', 'text.pth'),
-    ('{toy}/list.pth {toy}/out.pth', 'list.pth', 'state_dict'),
+    ('{toy}/list.pth {toy}/out.pth', 'list.pth', 'list'),
     ('{toy}/other.pth {toy}/out.pth', '--config'),
     ('{toy}/other.pth {toy}/other.pth', 'itself'),
     ('{toy}/other.pth {toy}', 'folder'),
@@ -695,7 +695,7 @@ call(
 call(
     'make_digits',
     'make_digits',
-    ('', 'out'),
+    ('', 'is not this data set'),
     ('/proc/x', '/proc/x'),
     ('{toy}', 'is not this data set'),
     ('{toy}/all.json', 'all.json'),
