@@ -12,6 +12,7 @@ Rows are written one by one, so a run that was stopped goes on.
 """
 
 import argparse
+import copy
 import multiprocessing
 import os
 import resource
@@ -120,14 +121,14 @@ def plain_config(cfg: Config) -> ConfigDict:
     model = without_weights(cfg.model)
     if shared := cfg.get('data_preprocessor'):  # MMPretrain keeps it outside the model
         model.setdefault('data_preprocessor', shared)
-    if 'SizePad' in str(model.get('data_preprocessor')):
-        model.data_preprocessor.pop('batch_augments')  # would pad to 1024 x 1024
+    if cfg.get('default_scope') == 'mmdet' and 'data_preprocessor' in model:
+        model.data_preprocessor.pop('batch_augments', None)  # other, larger sizes
     return model
 
 
 def distilled(student: ConfigDict) -> dict:
     """Result, reason and tap of a model that can be built."""
-    plain = MODELS.build(student.copy())
+    plain = MODELS.build(copy.deepcopy(student))  # some detectors change theirs
     count = sum(p.numel() for p in plain.parameters())
     tap = 'neck' if isinstance(getattr(plain, 'neck', None), nn.Module) else 'backbone'
     is_detector = type(plain).__module__.startswith('mmdet')
@@ -147,6 +148,11 @@ def distilled(student: ConfigDict) -> dict:
         if 'cannot be tried' in str(error) and train(plain, is_detector):
             result = 'cannot run here'  # nor can the plain student
         return row | dict(result=result, reason=in_one_line(error))
+    except Exception as error:
+        return row | dict(result=fault(error), reason=in_one_line(error))
+    model.init_weights()
+    model.distiller.teacher.model.init_weights()
+    plain.init_weights()
     if count > LARGE:
         reason = 'too large to be trained here; both networks built and tried'
         return row | dict(result='tried', reason=reason)
@@ -158,6 +164,11 @@ def distilled(student: ConfigDict) -> dict:
         reason = f'without distillation it takes no step here either: {without}'
         return row | dict(result='tried', reason=reason)
     return row | dict(result='failed', reason=error)
+
+
+def fault(error: Exception) -> str:
+    """Whose fault an unexpected exception is: the machine's, or this package's."""
+    return 'cannot run here' if "can't allocate memory" in str(error) else 'failed'
 
 
 def build(cfg: ConfigDict, *, small: bool) -> nn.Module:
@@ -177,8 +188,12 @@ def train(model: nn.Module, is_detector: bool) -> str | None:
     found = sizes.candidates(model, on_cpu=True)
     found = [SMALL, *found] if is_detector else found
     first = None
-    for (height, width), bands in product(found, sizes.channels(model)):
-        batch = (detection if is_detector else classification)(bands, height, width)
+    variants = product(found, sizes.channels(model), (True, False))
+    for (height, width), bands, masks in variants:
+        if is_detector:
+            batch = detection(bands, height, width, masks)
+        else:
+            batch = classification(bands, height, width)
         try:
             data = model.data_preprocessor(batch, True)
             for _ in range(STEPS):
@@ -195,14 +210,14 @@ def train(model: nn.Module, is_detector: bool) -> str | None:
     return first
 
 
-def detection(bands: int, height: int, width: int) -> dict:
-    """Two images with boxes, masks, segments, proposals and a caption."""
+def detection(bands: int, height: int, width: int, masks: bool) -> dict:
+    """Two images with boxes, masks or not, segments, proposals and a caption."""
     batch = demo_mm_inputs(
         2,
         [(bands, height, width)] * 2,
         num_items=[3, 3],
         num_classes=2,
-        with_mask=True,
+        with_mask=masks,
         with_semantic=True,
     )
     for sample in batch['data_samples']:

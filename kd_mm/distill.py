@@ -1,5 +1,6 @@
 """``kd_mm.Distill``: the student itself, plus a distiller while it trains."""
 
+import copy
 import difflib
 import functools
 from collections.abc import Sequence
@@ -168,7 +169,8 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
     """
     check_options(Teacher, teacher, 'teacher')
     _check_links(links)
-    student_cfg = _check_student(student).copy()
+    # building a DETR changes its config
+    student_cfg = copy.deepcopy(_check_student(student))
     if data_preprocessor is not None:
         student_cfg.setdefault('data_preprocessor', data_preprocessor)
     check_installed(student_cfg, 'student')

@@ -6,6 +6,7 @@ import pytest
 import torch
 import toys
 from helpers import build, classification_batch, detection_batch, distill_cfg, fitnet
+from mmdet.models import RetinaNet
 from mmengine.registry import MODELS, DefaultScope
 
 from kd_mm.errors import ConfigError
@@ -121,6 +122,27 @@ def test_a_checkpoint_that_does_not_cover_the_teacher_is_refused(tmp_path):
     (tmp_path / 'broken.pth').write_text('not a checkpoint')
     with pytest.raises(ConfigError, match='is a text'):
         build(with_teacher(config=cfg, checkpoint=str(tmp_path / 'broken.pth')))
+
+
+def test_building_leaves_the_configs_as_they_are():
+    """Deformable DETR puts settings into its head's config and refuses them then."""
+    cfg = toys.retinanet()
+    before = copy.deepcopy(cfg)
+
+    @MODELS.register_module(force=True)
+    class ChangesItsConfig(RetinaNet):
+        def __init__(self, bbox_head, **kwargs):
+            assert 'changed' not in bbox_head
+            super().__init__(bbox_head=dict(bbox_head), **kwargs)
+            bbox_head['changed'] = True
+
+    cfg.type = before.type = 'mmengine.ChangesItsConfig'
+    build(distill_cfg(cfg, cfg))
+    wanted = distill_cfg(cfg, cfg)
+    for _ in range(2):
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            MODELS.build(wanted)
+    assert cfg == before
 
 
 def test_runs_only_as_far_as_the_last_tap():

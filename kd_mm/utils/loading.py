@@ -1,5 +1,6 @@
 """Read the teacher's config and weights, and complain early."""
 
+import copy
 from os import PathLike, fspath
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def load_model_config(
     while is_type(model, 'kd_mm.Distill'):
         preprocessor = model.get('data_preprocessor', preprocessor)
         model = model.student
-    model = ConfigDict(model.copy())
+    model = ConfigDict(copy.deepcopy(model))  # building may change it
     if preprocessor is not None:  # MMPretrain keeps it on the top level
         model.setdefault('data_preprocessor', preprocessor)
     return model, cfg.get('default_scope')
