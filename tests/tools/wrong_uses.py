@@ -145,7 +145,7 @@ config(
     ("raise ValueError('of my own')", 'case.py', 'of my own'),
     ('model = undefined', 'undefined'),
     ('1 / 0', 'ZeroDivisionError'),
-    ('# nothing', 'train_dataloader'),
+    ('# nothing', 'case.py', 'has no model'),
     base='',
 )
 config(
