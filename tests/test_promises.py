@@ -202,7 +202,7 @@ def test_6_amp_keeps_the_criterion_in_fp32():
     model = build(distill_cfg(*MODELS['retinanet']))
     seen = []
     model.distiller.links['fpn'].criterion.register_forward_hook(
-        lambda _, __, out: seen.append((out.dtype, torch.is_autocast_enabled('cpu')))
+        lambda _, __, out: seen.append((out.dtype, torch.is_autocast_cpu_enabled()))
     )
     adapted = []
     model.distiller.links['fpn'].stages[0].register_forward_hook(
