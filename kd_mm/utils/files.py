@@ -230,7 +230,8 @@ def _unpickle(
 
 def _why(file: str | BinaryIO, error: Exception, option: str) -> str:
     text = str(error)
-    kind = re.search(r'GLOBAL (\S+)', text) or re.search(r"got <class '(\S+)'>", text)
+    # as PyTorch says it: now, in NEWOBJ, before 2.5
+    kind = re.search(r"(?:GLOBAL |got <class '|Unsupported class )([^\s']+)", text)
     if kind and not _ends_with(file, kind[1]):
         whole = ' (a whole model: save its state_dict())' * _is_module(kind[1])
         return (

@@ -342,3 +342,17 @@ def test_real_files_load(data_folder):
         assert 'state_dict' in read_checkpoint(path, key='checkpoint')
         assert 'state_dict' in check_checkpoint(path, key='checkpoint')
     assert len(paths) >= 4
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'Weights only load failed. Unsupported global: GLOBAL a.b.C was not an allowed',
+        "Can only create new object for nn.Parameter, but got <class 'a.b.C'>",
+        'Weights only load failed. Unsupported class a.b.C',  # PyTorch before 2.5
+    ],
+)
+def test_a_type_that_may_not_be_read_is_named_whatever_pytorch_says(text):
+    why = files._why(io.BytesIO(b'not at the end'), RuntimeError(text), '--trust')
+    assert why.startswith('holds a.b.C, which is no type of a checkpoint')
+    assert why.endswith('--trust allows that')
