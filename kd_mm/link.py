@@ -294,6 +294,7 @@ def check_parts(name: str, cfg: dict) -> None:
     for place, part in (parts | dict(criterion=cfg['criterion'])).items():
         kind = part.get('type') if isinstance(part, dict) else None
         kind = MODELS.get(kind) if isinstance(kind, str) else kind
-        if isinstance(kind, type) and hasattr(kind.__init__, '__wrapped__'):
+        made_by = getattr(kind, '__init__', None)
+        if isinstance(kind, type) and hasattr(made_by, '__wrapped__'):
             options = {k: v for k, v in part.items() if k not in ('type', '_scope_')}
             check_options(kind, options, f'links.{name}.{place} {kind.__name__}')
