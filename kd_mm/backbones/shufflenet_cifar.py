@@ -19,6 +19,13 @@ def depthwise(width: int, stride: int) -> nn.Conv2d:
     return nn.Conv2d(width, width, 3, stride, padding=1, groups=width, bias=False)
 
 
+class Shuffle(nn.ChannelShuffle):
+    """PyTorch's; the fused one of PyTorch 2.1 has no derivative on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
 class BlockV1(nn.Module):
     """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; concatenates at stride 2.
 
@@ -36,7 +43,7 @@ class BlockV1(nn.Module):
         self.conv1 = conv1x1(width_in, mid, groups=first)
         self.bn1 = nn.BatchNorm2d(mid)
         self.relu1 = nn.ReLU(inplace=True)
-        self.shuffle = nn.ChannelShuffle(first)
+        self.shuffle = Shuffle(first)
         self.conv2 = depthwise(mid, stride)
         self.bn2 = nn.BatchNorm2d(mid)
         self.relu2 = nn.ReLU(inplace=True)
@@ -116,7 +123,7 @@ class DownBlockV2(nn.Module):
         self.conv3, self.bn3 = conv1x1(width_in, half), nn.BatchNorm2d(half)
         self.conv4, self.bn4 = depthwise(half, 2), nn.BatchNorm2d(half)
         self.conv5, self.bn5 = conv1x1(half, half), nn.BatchNorm2d(half)
-        self.shuffle = nn.ChannelShuffle(2)
+        self.shuffle = Shuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
         left = self.bn2(self.conv2(self.bn1(self.conv1(x)))).relu()
@@ -138,7 +145,7 @@ class BlockV2(nn.Module):
         self.conv1, self.bn1 = conv1x1(half, half), nn.BatchNorm2d(half)
         self.conv2, self.bn2 = depthwise(half, 1), nn.BatchNorm2d(half)
         self.conv3, self.bn3 = conv1x1(half, half), nn.BatchNorm2d(half)
-        self.shuffle = nn.ChannelShuffle(2)
+        self.shuffle = Shuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
         passed, out = x.chunk(2, dim=1)

@@ -54,7 +54,7 @@ def test_the_gradient_is_that_through_a_step_of_the_student():
     first = scene(mode='loss')
     (d,) = torch.autograd.grad(first, scene.weight, create_graph=True)
     moved = torch.func.functional_call(
-        scene, {'weight': scene.weight - RATE * d}, kwargs=dict(mode='loss')
+        scene, {'weight': scene.weight - RATE * d}, (), dict(mode='loss')
     )
     (exact,) = torch.autograd.grad(moved, levers)
     torch.testing.assert_close(slopes, exact, rtol=5e-3, atol=1e-5)
@@ -72,7 +72,7 @@ def test_the_published_gradient_is_that_of_the_plain_loss_after_an_augmented_ste
     (d,) = torch.autograd.grad(scene(mode='loss'), scene.weight, create_graph=True)
     scene.stage.fixed = ()
     moved = torch.func.functional_call(
-        scene, {'weight': scene.weight - RATE * d}, kwargs=dict(mode='loss')
+        scene, {'weight': scene.weight - RATE * d}, (), dict(mode='loss')
     )
     (exact,) = torch.autograd.grad(moved, levers)
     torch.testing.assert_close(slopes, exact, rtol=5e-3, atol=1e-5)
