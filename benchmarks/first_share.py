@@ -47,9 +47,10 @@ LINKS = {
 
 
 def batch(cfg: Config, images: int) -> dict:
-    """The first images of the training set, without augmentation."""
+    """Some images of the training set, without augmentation."""
     loader = cfg.val_dataloader
     loader.batch_size, loader.dataset.dataset.split = images, 'train'
+    loader.sampler.shuffle = True  # they lie class by class
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         return next(iter(Runner.build_dataloader(loader, seed=0)))
 
@@ -112,7 +113,7 @@ def main() -> None:
                 kept = found.setdefault(
                     row['link'], dict(method=method, link=row['link'])
                 )
-                kept |= {f'loss, {student}': row['loss'], student: row['share']}
+                kept |= {f'loss_{student}': row['loss'], f'share_{student}': row['share']}
         rows += found.values()
         print(*found.values(), sep='\n', flush=True)
     RESULT.write_text('[' + ',\n '.join(json.dumps(row) for row in rows) + ']\n')
