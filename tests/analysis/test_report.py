@@ -126,4 +126,4 @@ def test_a_plain_config_is_one_line_of_error():
         text=True,
     )
     assert done.returncode == 2
-    assert 'has no teacher' in done.stderr.strip().splitlines()[-1]
+    assert 'does not distil' in done.stderr.strip().splitlines()[-1]

@@ -42,7 +42,7 @@ def test_draws_areas_and_policy_of_a_checkpoint(trained, start):
     for arguments, message in (
         ([trained / 'sokd.py', trained / 'copy.pth', trained / 'no.png'], 'no image'),
         ([trained / 'distilled.py', trained / 'copy.pth', images[0]], 'other links'),
-        ([trained / 'plain.py', trained / 'copy.pth', images[0]], 'has no teacher'),
+        ([trained / 'plain.py', trained / 'copy.pth', images[0]], 'does not distil'),
     ):
         process = start('draw_areas.py', *arguments)
         _, error = process.communicate(timeout=300)

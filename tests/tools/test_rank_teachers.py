@@ -30,7 +30,7 @@ def test_ranks_teachers_and_refuses_what_is_none(toy, start):
 
     for arguments, message in (
         ([toy / 'distilled.py', toy / 'plain.py'], 'CONFIG=CHECKPOINT'),
-        ([toy / 'plain.py', teacher], 'has no teacher'),
+        ([toy / 'plain.py', teacher], 'does not distil'),
         ([toy / 'distilled.py', f'{toy / "no.py"}={checkpoint}'], 'no.py'),
     ):
         process = start('rank_teachers.py', *arguments, '--out', out)
