@@ -187,9 +187,10 @@ def test_an_override_that_fits_passes(key):
 
 
 def test_a_misspelt_top_level_key_is_refused():
-    with pytest.raises(ConfigError, match="did you mean 'custom_hooks'"):
-        check_top_level(dict(custom_hook=[]))
-    check_top_level(dict(custom_hook=1, custom_hooks=[]))
+    for cfg in (dict(custom_hook=[]), dict(custom_hook=1, custom_hooks=[])):
+        with pytest.raises(ConfigError, match="did you mean 'custom_hooks'"):
+            check_top_level(cfg)
+    check_top_level(dict(custom_pipeline=1, custom_hooks=[]))
 
 
 def test_only_config_errors_are_one_line_once_training_runs():
