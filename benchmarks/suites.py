@@ -55,9 +55,7 @@ class Suite:
             said = said if 'links' in said else dict(links=said)
             student = Config(cfg.model.to_dict())
             student.merge_from_dict(said.get('student', {}))
-            cfg.optim_wrapper = cfg.optim_wrapper.to_dict() | said.get(
-                'optim_wrapper', {}
-            )
+            cfg.merge_from_dict(dict(optim_wrapper=said.get('optim_wrapper', {})))
             cfg.model = dict(
                 type='kd_mm.Distill',
                 student=student.to_dict(),

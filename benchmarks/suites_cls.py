@@ -109,10 +109,10 @@ def cifar10_methods(epochs: int) -> dict[str, dict | None]:
 
 def dpk_optimizer(epochs: int) -> dict:
     """DPK's own optimiser and clipping, its schedule as long a part of the training."""
-    found = snippet('dpk', 'dpk_optimizer')
+    found = snippet('dpk', 'dpk_optimizer_cifar')
     warmup, cosine = found['paramwise_cfg']['distiller']['param_scheduler']
     warmup['end'] = cosine['begin'] = max(1, round(warmup['end'] * epochs / FULL))
-    return found | dict(clip_grad=dict(max_norm=1.0))
+    return found
 
 
 CIFAR10 = Suite(

@@ -1,7 +1,3 @@
 _base_ = ['../_base_/pairs/cifar100/resnet56_resnet20.py', '../_base_/links/dpk.py']
 model = dict(links={{_base_.dpk.resnet56_resnet20}})
-optim_wrapper = dict(
-    optimizer=dict(nesterov=True),
-    clip_grad=dict(max_norm=1.0),
-    constructor={{_base_.dpk_optimizer.constructor}},
-    paramwise_cfg={{_base_.dpk_optimizer.paramwise_cfg}})
+optim_wrapper = {{_base_.dpk_optimizer_cifar}}

@@ -3,8 +3,4 @@ _base_ = [
     '../_base_/links/dpk.py',
 ]
 model = dict(links={{_base_.dpk.other}})
-optim_wrapper = dict(
-    optimizer=dict(nesterov=True),
-    clip_grad=dict(max_norm=1.0),
-    constructor={{_base_.dpk_optimizer.constructor}},
-    paramwise_cfg={{_base_.dpk_optimizer.paramwise_cfg}})
+optim_wrapper = {{_base_.dpk_optimizer_cifar}}

@@ -60,22 +60,33 @@ dpk = dict(
 # on ImageNet the task's own loss counts 0.8 beside them
 dpk_task = dict(head=dict(loss=dict(loss_weight=0.8)))
 
-# The modules' optimiser, of their own: no decay of biases and norms, 20 epochs of
-# warm-up, cosine to 1e-5. Both networks' gradients are clipped on CIFAR.
-dpk_optimizer = dict(
-    constructor='kd_mm.DistillerOptimWrapperConstructor',
-    paramwise_cfg=dict(
-        distiller=dict(
-            type='AdamW',
-            lr=1e-4,
-            betas=(0.9, 0.95),
-            weight_decay=1e-4,
-            paramwise_cfg=dict(flat_decay_mult=0.0),
-            param_scheduler=[
-                dict(type='LinearLR', start_factor=0.01, end=20,
-                     convert_to_iter_based=True),
-                dict(type='CosineAnnealingLR', begin=20, eta_min=1e-5,
-                     convert_to_iter_based=True)])))
+# The modules' optimiser, of their own: no decay of biases and norms, warm-up in epochs,
+# cosine to 1e-5.
+def _optimizer(lr, warmup, **student):
+    own = dict(
+        type='AdamW',
+        lr=lr,
+        betas=(0.9, 0.95),
+        weight_decay=1e-4,
+        paramwise_cfg=dict(flat_decay_mult=0.0),
+        param_scheduler=[
+            dict(type='LinearLR', start_factor=0.01, end=warmup,
+                 convert_to_iter_based=True),
+            dict(type='CosineAnnealingLR', begin=warmup, eta_min=1e-5,
+                 convert_to_iter_based=True)])
+    return dict(
+        constructor='kd_mm.DistillerOptimWrapperConstructor',
+        paramwise_cfg=dict(distiller=own),
+        **student)
+
+
+dpk_optimizer = _optimizer(lr=1e-4, warmup=20)
+# on CIFAR both networks' gradients are clipped
+dpk_optimizer_cifar = _optimizer(
+    lr=1e-4,
+    warmup=20,
+    optimizer=dict(nesterov=True),
+    clip_grad=dict(max_norm=1.0))
 
 # The student's training of the released ResNet-34 to ResNet-18.
 dpk_recipe = dict(
@@ -106,17 +117,4 @@ dpk_recipe = dict(
 _small = dict(encoder=(64, 2, 4), decoder=(64, 1, 4), weight=3.0, **_cifar)
 dpk_small = dict(
     logits=_logits(1.0), last=_map('backbone.layer3', **_small))
-dpk_small_optimizer = dict(
-    constructor='kd_mm.DistillerOptimWrapperConstructor',
-    paramwise_cfg=dict(
-        distiller=dict(
-            type='AdamW',
-            lr=1e-3,
-            betas=(0.9, 0.95),
-            weight_decay=1e-4,
-            paramwise_cfg=dict(flat_decay_mult=0.0),
-            param_scheduler=[
-                dict(type='LinearLR', start_factor=0.01, end=1,
-                     convert_to_iter_based=True),
-                dict(type='CosineAnnealingLR', begin=1, eta_min=1e-5,
-                     convert_to_iter_based=True)])))
+dpk_small_optimizer = _optimizer(lr=1e-3, warmup=1, clip_grad=dict(max_norm=1.0))
