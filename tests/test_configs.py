@@ -46,6 +46,8 @@ def build(cfg):
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     if is_type(model, 'kd_mm.Distill'):
         model.teacher.update(checkpoint=None, allow_random=True)
+        if cfg.default_scope == 'mmdet' and 'trial_size' not in model:
+            model.trial_size = (128, 128)  # widths do not depend on it
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return MODELS.build(model)
 
