@@ -113,7 +113,8 @@ def main() -> None:
                 kept = found.setdefault(
                     row['link'], dict(method=method, link=row['link'])
                 )
-                kept |= {f'loss_{student}': row['loss'], f'share_{student}': row['share']}
+                kept[f'loss_{student}'] = row['loss']
+                kept[f'share_{student}'] = row['share']
         rows += found.values()
         print(*found.values(), sep='\n', flush=True)
     RESULT.write_text('[' + ',\n '.join(json.dumps(row) for row in rows) + ']\n')

@@ -112,7 +112,7 @@ model = dict(
             teacher='neck',
             stages=[
                 dict(type=ChannelAlign, fit_at=0, images=8, share=True),
-                dict(type=DAFA),
+                dict(type=DAFA, start=0, search_epochs=1),
                 dict(type=ConvAdapter),
                 dict(type=DAM, top_k=3, supervision='gt', heatmaps=1)],
             criterion=dict(type=CWDLoss, tau=1.0))))

@@ -38,7 +38,8 @@ for name in dir(registry):
         getattr(registry, name).import_from_location()
 
 def distill(student, teacher, tap):
-    stages = [dict(type='kd_mm.ChannelAlign', fit_at='start'), dict(type='kd_mm.DAFA')]
+    dafa = dict(type='kd_mm.DAFA', start=0, search_epochs=1)
+    stages = [dict(type='kd_mm.ChannelAlign', fit_at='start'), dafa]
     stages += [dict(type='kd_mm.DAM', top_k=2, heatmaps=1)]
     prior = [dict(type='kd_mm.DPK', encoder=(16, 1, 2), decoder=(16, 1, 2))]
     mse = dict(type='kd_mm.MSELoss', weight=1.0)
