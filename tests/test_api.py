@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 
 import kd_mm
 
@@ -13,8 +14,10 @@ NAMES = [name for name in kd_mm.__all__ if name != '__version__']
 
 
 @pytest.fixture
-def quiet():
-    """MMEngine logs to stdout, where an example's output is looked for."""
+def quiet(monkeypatch):
+    """As in a fresh process: no scope of other tests, nothing logged to stdout."""
+    fresh = type(DefaultScope._instance_dict)()
+    monkeypatch.setattr(DefaultScope, '_instance_dict', fresh)
     logger = MMLogger.get_current_instance()
     before = logger.level
     logger.setLevel('WARNING')
