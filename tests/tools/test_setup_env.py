@@ -102,7 +102,10 @@ def test_a_renamed_folder_is_mended(clone):
     assert code == 0, said
     assert ['install' in line and '-e .' in line for line in calls(renamed)] == [True]
     assert (site(renamed) / 'kd_mm.pth').read_text() == str(renamed)
-    tool = subprocess.run([renamed / '.venv/bin/tool'], capture_output=True, text=True)
+    plain = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+    tool = subprocess.run(
+        [renamed / '.venv/bin/tool'], capture_output=True, text=True, env=plain
+    )
     assert str(renamed / 'kd_mm') in tool.stdout, tool.stderr
     assert str(renamed) in (renamed / '.venv/bin/activate').read_text()
     assert setup(renamed) == (0, '')
