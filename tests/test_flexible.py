@@ -39,7 +39,7 @@ class Losses(Hook):
 
 def test_a_flexible_runner_serves_as_the_runner_does(tmp_path):
     pipeline = dict(test_pipeline=[dict(type='Pack')])
-    align = dict(type='kd_mm.ChannelAlign', transform='random')
+    align = dict(type='kd_mm.ChannelAlign', transform='random', fit_at=1)
     one = flexible(
         tmp_path, align, teacher=dict(validate=True), log_level='INFO', **pipeline
     )

@@ -1,2 +1,2 @@
 _base_ = ['../_base_/pairs/digits/resnet20_resnet8.py', '../_base_/links/sokd.py']
-model = dict(links={{_base_.sokd.cifar10}})
+model = dict(links={{_base_.sokd.digits}})

@@ -1,7 +1,7 @@
 # SoKD around FitNet, as in the authors' code: the second stage of a CIFAR network, an
 # adapter of three convolutions with BN and ReLU, all nine operators, areas of class
 # heatmaps that nothing but the two networks' agreement trains.
-def _sokd(classes, tap='backbone.layer2', teacher=None, before=()):
+def _sokd(classes, tap='backbone.layer2', teacher=None, before=(), search=50):
     heads = classes + 4  # L_D is a mean over all channels of the three predictions
     return dict(
         map=dict(
@@ -12,7 +12,7 @@ def _sokd(classes, tap='backbone.layer2', teacher=None, before=()):
                 dict(
                     type='kd_mm.DAFA',
                     start=0,
-                    search_epochs=50,
+                    search_epochs=search,
                     objective='published',
                     estimator='relax'),
                 dict(
@@ -51,6 +51,7 @@ _smaller = [dict(type='kd_mm.Resize', side='teacher', mode='area')]
 sokd = dict(
     resnet34_resnet18=_review(),
     cifar10=_sokd(classes=10),
+    digits=_sokd(classes=10, search=6),  # as long a part of 30 epochs
     cifar100=_sokd(classes=100),
     vgg13_vgg8=_sokd(classes=100, tap='backbone.block2'),
     vgg13_mobilenet_v2=_sokd(
