@@ -112,7 +112,13 @@ def plain_loader(
         if hasattr(dataset, 'full_init'):
             dataset.full_init()
     dataset = plain_dataset(dataset, cfg, annotations)
-    chosen = spread(len(dataset), images)
+    try:
+        chosen = spread(len(dataset), images)
+    except TypeError as error:
+        raise ConfigError(
+            'matching channels needs training images that can be counted, and the data '
+            'set is a stream'
+        ) from error
     if hasattr(dataset, 'get_data_info'):
         chosen = sorted(chosen, key=lambda i: _is_portrait(dataset, i))
     rank, world = get_dist_info()

@@ -121,7 +121,10 @@ def stream_of(one) -> DataLoader:
     [
         (links(schedule=dict(warmup=1)), 'links.fpn: schedule.warmup=1 counts epochs'),
         (links(dafa(start=1)), r'links.fpn: stages\[0\] DAFA: start=1 counts epochs'),
-        (links(dict(type='kd_mm.ChannelAlign')), 'ChannelAlign: fit_at=1 counts'),
+        (
+            links(dict(type='kd_mm.ChannelAlign', fit_at=1)),
+            'ChannelAlign: fit_at=1 counts',
+        ),
     ],
     ids=['schedule', 'DAFA', 'ChannelAlign'],
 )
@@ -130,6 +133,14 @@ def test_epochs_of_a_stream_are_refused(tmp_path, cfg, message):
     one._train_loop = one.build_train_loop(one._train_loop)
     one.train_loop.dataloader = stream_of(one)
     with pytest.raises(ConfigError, match=f'{message}.*by_epoch=False'):
+        one.train()
+
+
+def test_channels_are_not_matched_on_a_stream(tmp_path):
+    one = make(tmp_path, links(dict(type='kd_mm.ChannelAlign')), **of_iterations(4))
+    one._train_loop = one.build_train_loop(one._train_loop)
+    one.train_loop.dataloader = stream_of(one)
+    with pytest.raises(ConfigError, match='training images that can be counted'):
         one.train()
 
 
