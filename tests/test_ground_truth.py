@@ -45,8 +45,6 @@ def classifier_with(criterion: str, *stages) -> dict:
 def test_boxes_of_a_classifier(cfg, where):
     message = rf'links\.x[.:] ?{where}.*it is for detectors'
     with pytest.raises(ConfigError, match=message):
-        ConfigError, match=rf'links\.x[.:] ?{where}.*it is for detectors'
-    ):
         build(cfg)
 
 
