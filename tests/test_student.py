@@ -158,7 +158,8 @@ def test_init_cfg_of_the_model_does_not_reach_the_distiller():
     student = toys.classifier() | dict(init_cfg=INIT)
     cfg = distill_cfg(student, TEACHER, SHAPED)
     torch.manual_seed(0)
-    model = MODELS.build(cfg)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(cfg)
     before = {k: v.clone() for k, v in model.distiller.state_dict().items()}
     model.init_weights()
     for key, value in model.distiller.state_dict().items():
