@@ -238,11 +238,12 @@ def draw_into(cfg, folder):
 def dump_predictions(runner, path):
     """Have the predictions of ``runner.test()`` written to ``path`` (a pickle)."""
     from mmengine.evaluator import DumpResults
-    from mmengine.model import is_model_wrapper
+
+    from .wrappers import unwrapped
 
     kind: Any = DumpResults
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    if any(base.__module__.startswith('mmdet.') for base in type(model).__mro__):
+    lineage = type(unwrapped(runner.model)).__mro__
+    if any(base.__module__.startswith('mmdet.') for base in lineage):
         from mmdet.evaluation import DumpDetResults
 
         kind = DumpDetResults  # encodes masks
