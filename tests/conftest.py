@@ -9,6 +9,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'tests'))
+if 'PYTEST_XDIST_WORKER' in os.environ:  # every core has a process of its own
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
 torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 2)))
 
 

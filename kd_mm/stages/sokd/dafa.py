@@ -12,13 +12,21 @@ from torch import Tensor
 from ...criteria.base import Criterion
 from ...diagnostics import HostCopy
 from ...errors import ConfigError, nearest
-from ...options import Count, Natural, NonNegative, Positive, Rule, checked
+from ...options import (
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    ProperFraction,
+    Rule,
+    checked,
+)
 from ...pair import MAP, FeaturePair, layout
 from ...registry import MODELS
 from ...schedule import Progress
 from ..base import Stage
 from .operators import OPERATORS, on_device
-from .policy import Draw, Policy
+from .policy import LIMIT, Draw, Draws, Policy
 from .unrolled import search_step
 
 Objective = Literal['consistency', 'unrolled', 'published']
@@ -31,7 +39,7 @@ Operators = Annotated[
 class Trial:
     """What was applied in this step, with the graph that leads back to the levers."""
 
-    draw: Draw
+    draws: Draws
     levers: Tensor
     plain: list[Tensor]
     augmented: list[Tensor]
@@ -43,7 +51,8 @@ class DAFA(Stage):
 
     Source: SoKD, arXiv 2409.18785. A policy chi = {alpha, beta, m} weighs sub-policies
     of two operators, and holds how likely and how strong each operator is. In every
-    step one sub-policy is drawn for the whole batch and all levels. During the first
+    step one sub-policy is drawn for the whole batch and all levels (``draws``: for
+    every part of the batch). During the first
     ``search_epochs`` chi learns, by its own Adam, to bring the augmented teacher near
     the student; then it is frozen and goes on being sampled. In eval mode nothing is
     augmented.
@@ -80,6 +89,11 @@ class DAFA(Stage):
         lr (float): Of chi's Adam. Defaults to 3e-4.
         weight_decay (float): Of alpha, in chi's Adam. Defaults to 1e-3.
         seed (int): Of all draws, which are the same on all ranks. Defaults to 0.
+        draws (int): Parts that a batch is cut into, each with a draw of its own (our
+            choice); the batch size gives every image one. Defaults to 1, as published.
+        least_probability (float): How unlikely an operator can become (our choice). At
+            0 it can be given up: from then on it neither runs nor learns.
+            Defaults to 1e-3.
 
     Shapes:
         teacher: as it was, for maps ``(N, C, H, W)``, tokens and vectors.
@@ -104,6 +118,8 @@ class DAFA(Stage):
         lr: Positive = 3e-4,
         weight_decay: NonNegative = 1e-3,
         seed: Natural = 0,
+        draws: Count = 1,
+        least_probability: ProperFraction = LIMIT,
     ) -> None:
         super().__init__()
         for name in operators or ():
@@ -114,15 +130,16 @@ class DAFA(Stage):
         self.operators, self.policies = operators, policies
         self.estimator, self.objective = estimator, objective
         self.temperature, self.seed = temperature, seed
+        self.draws, self.least_probability = draws, least_probability
         self.optimizer = dict(lr=lr, betas=(0.5, 0.999), weight_decay=weight_decay)
         self.link = ''
         self._given: list[Tensor] = []  # the teacher's side as it left here
         self._trial: Trial | None = None  # waits for the end of the link
-        self._pending: tuple[Draw, HostCopy] | None = None  # waits for the next step
+        self._pending: tuple[Draws, HostCopy] | None = None  # waits for the next step
         self._refused = ''
-        self._drawn: int | None = None  # in this step, for the plots
+        self._drawn: list[int] = []  # in this step, for the plots
         # within an unrolled step: what is applied, () for nothing
-        self.fixed: tuple[Draw, Tensor] | tuple[()] | None = None
+        self.fixed: tuple[Draws, Tensor] | tuple[()] | None = None
 
     # ---- shapes and use -------------------------------------------------------
 
@@ -148,7 +165,12 @@ class DAFA(Stage):
             temperature=self.temperature,
             optimizer=self.optimizer,
             seed=self.seed,
+            least=self.least_probability,
         )
+
+    def draw(self) -> Draws:
+        """The next draws, one for every part of a batch."""
+        return self.policy.draw_all(self.draws)
 
     def age(self, progress: Progress) -> float:
         """Epochs (or iterations) since augmentation began; negative before."""
@@ -169,48 +191,70 @@ class DAFA(Stage):
 
     def _step(self, pair: FeaturePair) -> None:
         self.settle()
-        plain, draw = pair.teacher, self.policy.draw()
-        levers = on_device(draw.levers(), plain[0])
+        plain, draws = pair.teacher, self.draw()
+        levers = on_device(draws.levers(), plain[0])
         if self.searching(pair.progress) and self.objective == 'consistency':
             with torch.enable_grad():
                 levers.requires_grad_()
                 exact = [feature.float() for feature in plain]  # half would underflow
-                augmented = self._augment(exact, draw, levers, pair.image_size)
-            self._trial = Trial(draw, levers, exact, augmented)
+                augmented = self._augment(exact, draws, levers, pair.image_size)
+            self._trial = Trial(draws, levers, exact, augmented)
             pair.teacher = [
                 new.detach().to(old.dtype)
                 for new, old in zip(augmented, plain, strict=True)
             ]
         else:
-            pair.teacher = self._augment(plain, draw, levers, pair.image_size)
-        self._drawn = draw.index
+            pair.teacher = self._augment(plain, draws, levers, pair.image_size)
+        self._drawn = [draw.index for draw in draws]
         pair.logs['policy_entropy'] = torch.tensor(self.policy.entropy())
         pair.logs['policy_strength'] = torch.tensor(self.policy.strength())
 
-    @staticmethod
+    @classmethod
     def _augment(
-        features: list[Tensor], draw: Draw, levers: Tensor, size: tuple[int, int]
+        cls,
+        features: list[Tensor],
+        draws: Draws,
+        levers: Tensor,
+        size: tuple[int, int],
     ) -> list[Tensor]:
-        """Two operators in order, on every level.
+        """What was drawn for it on every part of the batch, the same on every level.
+
+        A batch of fewer images than draws leaves draws without an image.
+        """
+        aspect = size[0] / size[1]
+        if len(draws) == 1:
+            return [cls._apply_draw(f, draws[0], levers[0], aspect) for f in features]
+        return [
+            torch.cat(
+                [
+                    cls._apply_draw(part, draw, own, aspect) if len(part) else part
+                    for part, draw, own in zip(
+                        feature.tensor_split(len(draws)), draws, levers, strict=True
+                    )
+                ]
+            )
+            for feature in features
+        ]
+
+    @staticmethod
+    def _apply_draw(
+        feature: Tensor, draw: Draw, levers: Tensor, aspect: float
+    ) -> Tensor:
+        """Two operators in order.
 
         While chi learns, both always run: what an operator would do is its gradient.
         """
-        out = []
-        for feature in features:
-            changed = feature
-            for i, name in enumerate(draw.names):
-                if not (levers.requires_grad or draw.bits[i]):
-                    continue
-                result = OPERATORS[name](
-                    changed, levers[3 + i], draw.chances[i], size[0] / size[1]
-                )
-                if levers.requires_grad:  # exactly one of the two, with a gradient
-                    result = changed.lerp(result, levers[1 + i].to(result.dtype))
-                changed = result
-            if levers.requires_grad:
-                changed = feature.lerp(changed, levers[0].to(changed.dtype))
-            out.append(changed)
-        return out
+        changed = feature
+        for i, name in enumerate(draw.names):
+            if not (levers.requires_grad or draw.bits[i]):
+                continue
+            result = OPERATORS[name](changed, levers[3 + i], draw.chances[i], aspect)
+            if levers.requires_grad:  # exactly one of the two, with a gradient
+                result = changed.lerp(result, levers[1 + i].to(result.dtype))
+            changed = result
+        if levers.requires_grad:
+            changed = feature.lerp(changed, levers[0].to(changed.dtype))
+        return changed
 
     # ---- learning -------------------------------------------------------------
 
@@ -236,27 +280,27 @@ class DAFA(Stage):
         if self.estimator == 'relax':  # a baseline that no draw enters
             with torch.no_grad():
                 loss = loss - consistency(student, trial.plain, pair, criterion)
-        self.learn_from(trial.draw, slopes, loss)
+        self.learn_from(trial.draws, slopes, loss)
 
-    def learn_from(self, draw: Draw, slopes: Tensor, gain: Tensor) -> None:
+    def learn_from(self, draws: Draws, slopes: Tensor, gain: Tensor) -> None:
         """Average over ranks, and let the policy learn from it in the next step.
 
         Args:
-            draw (Draw): What was applied.
-            slopes (Tensor): ``(5,)``, gradient of the upper loss at the levers.
+            draws (Draws): What was applied.
+            slopes (Tensor): ``(draws, 5)``, gradient of the upper loss at the levers.
             gain (Tensor): The upper loss, less what it is without any augmentation.
         """
-        found = torch.cat([slopes.float(), gain.detach().float().view(1)])
+        found = torch.cat([slopes.float().flatten(), gain.detach().float().view(1)])
         all_reduce(found, op='mean')
-        self._pending = draw, HostCopy(found)
+        self._pending = draws, HostCopy(found)
 
     def settle(self) -> None:
         """Let the policy take the step that the last batch asked for."""
         if self._pending is None:
             return
-        (draw, copy), self._pending = self._pending, None
+        (draws, copy), self._pending = self._pending, None
         found = copy.read()
-        self.policy.update(draw, found[:5], float(found[5]))
+        self.policy.update(draws, found[:-1].view(-1, 5), float(found[-1]))
 
     def unserved(self) -> str:
         text = 'the policy of DAFA(objective="unrolled") never learns'
@@ -281,10 +325,9 @@ class DAFA(Stage):
 
     def after_train_iter(self, runner: Runner) -> None:
         """Note what was drawn."""
-        if self._drawn is not None:
-            key = f'kd_policy/{self.link}/drawn'
-            runner.message_hub.update_scalar(key, self._drawn)
-            self._drawn = None
+        for index in self._drawn:
+            runner.message_hub.update_scalar(f'kd_policy/{self.link}/drawn', index)
+        self._drawn = []
 
     def note(self, runner: Runner, progress: Progress) -> None:
         """Note what the policy has become; the plots are drawn from it."""

@@ -14,7 +14,8 @@ from torch import Tensor
 from .operators import OPERATORS, Chance
 
 PARTS = ('weight', 'probability', 'magnitude')
-LIMIT = 1e-3  # probabilities stay away from 0 and 1, where nothing could be learned
+LIMIT = 1e-3  # probabilities stay away from 0 and 1, where nothing can be learned
+TINY = 1e-9  # an operator that never runs has a gradient of 0, not NaN
 HIDDEN = 16  # of the control variate
 
 
@@ -44,6 +45,14 @@ class Draw:
         return torch.tensor([1.0, *map(float, self.bits), *self.magnitudes])
 
 
+class Draws(tuple[Draw, ...]):
+    """The draws of one step, one for every part of the batch."""
+
+    def levers(self) -> Tensor:
+        """``(parts, 5)``, see :meth:`Draw.levers`."""
+        return torch.stack([draw.levers() for draw in self])
+
+
 class Policy:
     """Chi = {alpha, beta, m} of arXiv 2409.18785, its sampling and its optimiser.
 
@@ -63,6 +72,7 @@ class Policy:
             decay draws alpha to uniform weights; beta and m have none, since 0 is no
             neutral value for them.
         seed (int): Of everything random.
+        least (float): Lowest probability of an operator.
     """
 
     def __init__(
@@ -74,6 +84,7 @@ class Policy:
         temperature: float,
         optimizer: dict,
         seed: int,
+        least: float = LIMIT,
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
         pairs = list(itertools.combinations(operators, 2))
@@ -82,7 +93,7 @@ class Policy:
             pairs = [pairs[i] for i in sorted(chosen.tolist())]
         self.pairs, self.operators = pairs, tuple(operators)
         self.estimator, self.temperature, self.seed = estimator, temperature, seed
-        self.draws = 0
+        self.draws, self.least = 0, least
         places = {name: i for i, name in enumerate(self.operators)}
         self.members = torch.tensor([[places[name] for name in p] for p in pairs])
         # alpha (K,), then beta (n,) and m (n,) of n operators, flat
@@ -106,6 +117,10 @@ class Policy:
         return alpha, beta, magnitude
 
     # ---- sampling -------------------------------------------------------------
+
+    def draw_all(self, parts: int) -> Draws:
+        """The next draw for every part of a batch."""
+        return Draws(self.draw() for _ in range(parts))
 
     def draw(self) -> Draw:
         """The next sub-policy; Gumbel-max for the choice, logistic for the bits."""
@@ -134,24 +149,30 @@ class Policy:
 
     # ---- learning -------------------------------------------------------------
 
-    def update(self, draw: Draw, slopes: Tensor, gain: float) -> None:
+    def update(self, draws: Draws, slopes: Tensor, gain: float) -> None:
         """One step of Adam on chi.
 
         Args:
-            draw (Draw): What was applied.
-            slopes (Tensor): ``(5,)``, gradient of the upper loss at
-                :meth:`Draw.levers`.
+            draws (Draws): What was applied, one for every part of the batch.
+            slopes (Tensor): ``(parts, 5)``, gradient of the upper loss of the whole
+                batch at :meth:`Draws.levers`.
             gain (float): The upper loss, less what it is without any augmentation.
         """
         if not bool(slopes.isfinite().all()) or gain != gain:
             return  # an overflow in half precision says nothing about the policy
-        self.chi.grad, self.control.grad = self.gradient(draw, slopes, gain)
+        found = [
+            self.gradient(draw, own, gain)
+            for draw, own in zip(draws, slopes, strict=True)
+        ]
+        self.chi.grad = torch.stack([chi for chi, _ in found]).sum(0)
+        controls = [control for _, control in found if control is not None]
+        self.control.grad = torch.stack(controls).sum(0) if controls else None
         k = len(self.pairs)
         self.chi.grad[:k] += self.weight_decay * self.chi[:k]
         self.optimizer.step()
         self.optimizer.zero_grad()
         _, beta, magnitude = self.split(self.chi)
-        beta.clamp_(LIMIT, 1 - LIMIT)
+        beta.clamp_(self.least, 1 - LIMIT)
         magnitude.clamp_(0, 1)
 
     def gradient(
@@ -167,7 +188,7 @@ class Policy:
         chi = self.chi.clone().requires_grad_()
         alpha, beta, magnitude = self.split(chi)
         own = self.members[draw.index]
-        alpha, beta = alpha.double(), beta[own].double()
+        alpha, beta = alpha.double(), beta[own].double().clamp(min=TINY)
         tied = (slopes[3:] * magnitude[own]).sum()
         if self.estimator == 'gumbel':
             k = len(self.pairs)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...schedule import Progress
 from ...utils.randomness import kept_random
 from ...utils.wrappers import unwrapped
-from .policy import Draw, Policy
+from .policy import Draws, Policy
 
 
 class Searching(Protocol):
@@ -21,7 +21,7 @@ class Searching(Protocol):
 
     objective: str
     policy: Policy
-    fixed: tuple[Draw, Tensor] | tuple[()] | None
+    fixed: tuple[Draws, Tensor] | tuple[()] | None
 
     def searching(self, progress: Progress) -> bool:
         """Whether the policy learns now."""
@@ -29,7 +29,10 @@ class Searching(Protocol):
     def settle(self) -> None:
         """Let the policy take the step that is waiting."""
 
-    def learn_from(self, draw: Draw, slopes: Tensor, gain: Tensor) -> None:
+    def draw(self) -> Draws:
+        """The next draws, one for every part of a batch."""
+
+    def learn_from(self, draws: Draws, slopes: Tensor, gain: Tensor) -> None:
         """Let the policy learn from gradients at its levers in the next step."""
 
 
@@ -74,7 +77,7 @@ def search_step(runner: Runner, data_batch: dict, *, caller: Searching) -> None:
         return
     for stage in stages:
         stage.settle()
-    draws = [stage.policy.draw() for stage in stages]
+    draws = [stage.draw() for stage in stages]
     data = model.data_preprocessor
     with undisturbed(model) as put_back:
         batch = data(copy.deepcopy(data_batch), True)
@@ -91,7 +94,7 @@ class Problem:
         runner (Runner): The training run, for its precision.
         model (nn.Module): A distilled model, not wrapped.
         stages (Sequence[Searching]): Whose levers are varied.
-        draws (Sequence[Draw]): What they apply, one each.
+        draws (Sequence[Draws]): What they apply, one each.
         batch (dict): A preprocessed batch.
         put_back (Callable): Undoes what an evaluation leaves in buffers, so that all
             of them see the same random masks and memories.

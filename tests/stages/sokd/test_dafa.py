@@ -22,6 +22,7 @@ from kd_mm.errors import ConfigError
 from kd_mm.pair import FeaturePair
 from kd_mm.stages import DAFA
 from kd_mm.stages.sokd.dafa import consistency
+from kd_mm.stages.sokd.policy import Draws
 
 HOSTS = {
     'FitNet': ([dict(type='kd_mm.ConvAdapter')], 'kd_mm.MSELoss'),
@@ -105,7 +106,7 @@ def test_the_slopes_are_the_derivatives_of_the_distance(k):
     levers[1:] = torch.tensor([0.6, 0.7, 0.43, 0.58])
 
     def distance(values):
-        changed = stage._augment(smooth, draw, values, pair.image_size)
+        changed = stage._augment(smooth, Draws([draw]), values[None], pair.image_size)
         return consistency(student, changed, pair, MSELoss())
 
     wanted = levers.clone().requires_grad_()
@@ -119,6 +120,25 @@ def test_the_slopes_are_the_derivatives_of_the_distance(k):
                 values = (levers + sign * step).requires_grad_()
                 rise += sign * float(distance(values))
         assert float(slopes[i]) == pytest.approx(rise / 2e-3, rel=0.05, abs=3e-4), i
+
+
+def test_every_part_of_a_batch_has_a_draw_of_its_own():
+    teacher = [torch.randn(5, 8, s, s) for s in (12, 6)]
+    stage = DAFA(draws=3, start=0)
+    stage.setup(make_pair(teacher, list(teacher)))
+    draws = stage.draw()
+    parts = zip(*(t.tensor_split(3) for t in teacher), strict=True)
+    levers = draws.levers()
+    wanted = [
+        stage._augment(list(part), Draws([draw]), own[None], (48, 64))
+        for part, draw, own in zip(parts, draws, levers, strict=True)
+    ]
+    found = stage._augment(teacher, draws, levers, (48, 64))
+    for level, feature in enumerate(found):
+        assert torch.equal(feature, torch.cat([part[level] for part in wanted]))
+    # more draws than images, as at the end of an epoch: none is lost on a rank
+    few = [t[:2] for t in teacher]
+    assert [len(f) for f in stage._augment(few, draws, levers, (48, 64))] == [2, 2]
 
 
 def test_the_policy_learns_in_the_search_only_and_goes_on_sampling():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kd_mm.stages.sokd.operators import OPERATORS
-from kd_mm.stages.sokd.policy import Policy
+from kd_mm.stages.sokd.policy import Draws, Policy
 
 COST = {'ShearX': 0.7, 'Cutout': -0.4, 'Noise': -0.3}  # the last two are best
 
@@ -20,6 +20,7 @@ def policy(estimator='gumbel', *, operators=tuple(COST), lr=3e-4, **kwargs):
         temperature=0.5,
         optimizer=optimizer,
         seed=kwargs.pop('seed', 0),
+        **kwargs,
     )
 
 
@@ -34,6 +35,13 @@ def slopes_and_gain(draw):
     loss = toy_loss(levers, draw.names)
     (slopes,) = torch.autograd.grad(loss, levers)
     return slopes, float(loss.detach())
+
+
+def learn(own, *given):
+    """One step on what was given, or on the next draw."""
+    draws = Draws(given) or own.draw_all(1)
+    slopes, gains = zip(*map(slopes_and_gain, draws), strict=True)
+    own.update(draws, torch.stack(slopes), sum(gains))
 
 
 def test_nine_operators_make_36_pairs():
@@ -122,8 +130,7 @@ def test_the_control_variate_reduces_the_variance():
 def test_the_policy_finds_the_optimum(estimator):
     own = policy(estimator, lr=0.02)
     for _ in range(600):
-        draw = own.draw()
-        own.update(draw, *slopes_and_gain(draw))
+        learn(own)
     alpha, beta, magnitude = own.split(own.chi)
     best = own.pairs.index(('Cutout', 'Noise'))
     assert int(alpha.argmax()) == best
@@ -140,7 +147,7 @@ def test_a_restored_policy_goes_on_bit_for_bit(estimator):
     def steps(one, count):
         for _ in range(count):
             draw = one.draw()
-            one.update(draw, *slopes_and_gain(draw))
+            learn(one, draw)
 
     steps(own, 20)
     other = policy(estimator, lr=0.02)
@@ -159,6 +166,35 @@ def test_a_gradient_that_is_not_finite_teaches_nothing():
     own = policy()
     before = own.chi.clone()
     draw = own.draw()
-    own.update(draw, torch.full((5,), float('nan')), 1.0)
-    own.update(draw, torch.zeros(5), float('nan'))
+    own.update(Draws([draw]), torch.full((1, 5), float('nan')), 1.0)
+    own.update(Draws([draw]), torch.zeros(1, 5), float('nan'))
     assert torch.equal(own.chi, before)
+
+
+@pytest.mark.parametrize('estimator', ['gumbel', 'relax'])
+def test_the_draws_of_a_step_add_up(estimator):
+    """As many draws, one gradient: that of each, summed."""
+    own = policy(estimator)
+    draws = own.draw_all(3)
+    slopes, gains = zip(*map(slopes_and_gain, draws), strict=True)
+    gain = sum(gains)
+    wanted = sum(own.gradient(d, s, gain)[0] for d, s in zip(draws, slopes))
+    own.weight_decay, seen = 0.0, []
+    own.optimizer.step = lambda: seen.append(own.chi.grad.clone())
+    own.update(draws, torch.stack(slopes), gain)
+    torch.testing.assert_close(seen[0], wanted)
+
+
+@pytest.mark.parametrize('estimator', ['gumbel', 'relax'])
+def test_a_harmful_operator_can_be_given_up(estimator):
+    own = policy(estimator, lr=0.1, least=0.0)
+    for _ in range(200):
+        learn(own)
+    beta = own.split(own.chi)[1]
+    assert beta[0] == 0 and own.chi.isfinite().all()
+    given_up = [d for d in own.draw_all(200) if d.names[0] == list(COST)[0]]
+    assert given_up and not any(d.bits[0] for d in given_up)
+    kept = policy(estimator, lr=0.1)
+    for _ in range(200):
+        learn(kept)
+    assert kept.split(kept.chi)[1][0] == pytest.approx(1e-3)
