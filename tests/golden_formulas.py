@@ -175,6 +175,43 @@ def crd_nce(positive, negative, **_):
     return [total / len(positive)]
 
 
+def crd(p, q, bank, **_):
+    """Two batches: what the first leaves in the banks, the second compares with."""
+    sides = dict(student=p, teacher=q)
+    weights = bank['weights']
+    banks = {side: weights[f'bank_{side}'] for side in sides}
+    banks = {k: b / np.linalg.norm(b, axis=1, keepdims=True) for k, b in banks.items()}
+    m, classes, constants, out = len(banks['student']), {}, None, []
+    for where, drawn in zip(bank['where'], bank['drawn'], strict=True):
+        own = {}
+        for side, x in sides.items():
+            y = x @ weights[f'{side}.weight'].T + weights[f'{side}.bias']
+            own[side] = y / np.linalg.norm(y, axis=1, keepdims=True)
+        found = []
+        for side, other in (('student', 'teacher'), ('teacher', 'student')):
+            critic = np.exp(own[side] @ banks[other].T / bank['tau'])
+            found.append(critic)
+        if constants is None:
+            constants = [critic[:, drawn].mean() * m for critic in found]
+        loss = 0.0
+        for critic, z in zip(found, constants):
+            for row, image in enumerate(where):
+                wanted = [
+                    j for j in drawn if j != image and classes.get(j) != LABELS[row]
+                ]
+                noise = len(wanted) / m
+                hit = critic[row, image] / z
+                loss -= math.log(hit / (hit + noise))
+                for j in wanted:
+                    loss -= math.log(noise / (critic[row, j] / z + noise))
+        out.append(loss / len(where))
+        for side, old in banks.items():
+            mean = bank['momentum'] * old[where] + (1 - bank['momentum']) * own[side]
+            old[where] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+        classes |= dict(zip(where, LABELS))
+    return out
+
+
 def fgd(s, t, contexts, **_):
     n, c, height, width = s.shape
     spatial, channel = [], []
@@ -400,7 +437,7 @@ def _block(x, net, name, heads):
 
 CRITERIA = (
     mse, at, cwd, pkd, ofd, hcl, sp, kd, kd_binary, kd_standardised, dkd, dist, crd_nce,
-    fgd, cka,
+    crd, fgd, cka,
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from mmpretrain.structures import DataSample
 
 from kd_mm.criteria import (
     ATLoss,
+    CRDLoss,
     CWDLoss,
     DISTLoss,
     DKDLoss,
@@ -32,6 +33,12 @@ from kd_mm.stages.sokd.operators import OPERATORS, Chance
 STORED = json.loads(golden.STORED.read_text()) if golden.STORED.exists() else {}
 GIVEN = {name: torch.from_numpy(value) for name, value in golden.inputs().items()}
 CHANCE = Chance((-0.4, 0.3), 7)
+BANK = {
+    f'{side}{part}': shape
+    for side in ('student', 'teacher')
+    for part, shape in {'.weight': (3, 7), '.bias': (3,)}.items()
+} | dict(bank_student=(12, 3), bank_teacher=(12, 3))
+WHERE = [[0, 1, 2, 3, 4], [7, 3, 0, 9, 4]]  # the images of two batches
 PATCH = Size(8, 1, 2)
 
 
@@ -49,6 +56,18 @@ def fgd() -> FGDLoss:
     return criterion
 
 
+def crd() -> CRDLoss:
+    """With weights by name, and banks."""
+    criterion = CRDLoss(images=12, negatives=6, dim=3, tau=0.5, momentum=0.25)
+    criterion.setup(pair('p', 'q'))
+    weights = golden.weights(BANK)
+    load(criterion.projections, weights)
+    for side in ('student', 'teacher'):
+        bank = torch.from_numpy(weights[f'bank_{side}']).float()
+        getattr(criterion, f'bank_{side}').copy_(torch.nn.functional.normalize(bank))
+    return criterion
+
+
 def drawn_by_the_package() -> dict:
     """Weights by the package's names, and the chance of operators."""
     n = GIVEN['t'].shape[1]
@@ -58,6 +77,13 @@ def drawn_by_the_package() -> dict:
         contexts=dict(
             student=golden.weights(block),
             teacher={k: v / 2 for k, v in golden.weights(block).items()},
+        ),
+        bank=dict(
+            weights=golden.weights(BANK),
+            where=WHERE,
+            drawn=[crd()._draw(where, 'cpu').tolist() for where in WHERE],
+            tau=0.5,
+            momentum=0.25,
         ),
         chance=dict(
             normal=torch.randn(GIVEN['t'].shape, generator=CHANCE.generator()).numpy(),
@@ -109,6 +135,17 @@ def crd_nce() -> list[float]:
     return [float(nce_loss(GIVEN['positive'], GIVEN['negative'], valid, 50))]
 
 
+def two_batches() -> list[float]:
+    criterion, out = crd(), []
+    for where in WHERE:
+        batch = pair('p', 'q')
+        batch.student[0].requires_grad_()
+        for sample, image in zip(batch.samples, where, strict=True):
+            sample.set_metainfo(dict(sample_idx=image))
+        out.append(float(criterion(batch).detach()) / criterion.weight)
+    return out
+
+
 def fgd_with_weights() -> list[float]:
     criterion, drawn = fgd(), drawn_by_the_package()['contexts']
     for side, weights in drawn.items():
@@ -158,6 +195,7 @@ PACKAGE = {
     'dkd': lambda: [float(DKDLoss()(pair('p', 'q')))],
     'dist': lambda: [float(DISTLoss(tau=2.0)(pair('p', 'q')))],
     'crd_nce': crd_nce,
+    'crd': two_batches,
     'fgd': fgd_with_weights,
     'cka': alike,
     'dpk': rebuilt,
