@@ -5,6 +5,8 @@ SHELL := /bin/bash
 VENV ?= $(or $(KD_MM_VENV),.venv)
 PY := $(VENV)/bin/python
 ARGS ?=
+# a process a core; a file's tests stay together, they share what they build
+PYTEST := $(PY) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 export KD_MM_VENV := $(VENV)
 
 help:  ## list the targets
@@ -20,10 +22,10 @@ demo-cls: env  ## the same with classifiers of handwritten digits (under 2 minut
 	@$(PY) tools/demo_cls.py $(ARGS)
 
 test: env  ## run the tests (all but those that need a GPU)
-	@$(PY) -m pytest -q -m "not gpu" --durations=10 $(ARGS)
+	@$(PYTEST) -m "not gpu" --durations=10 $(ARGS)
 
 test-fast: env  ## run the tests that take no more than a few seconds each
-	@$(PY) -m pytest -q -m "not gpu and not slow and not dist" $(ARGS)
+	@$(PYTEST) -m "not gpu and not slow and not dist" $(ARGS)
 
 gain: env  ## what distillation gains: docs/results.md (what is there already is kept; hours)
 	@$(PY) benchmarks/gain.py digits $(ARGS)
