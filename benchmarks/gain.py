@@ -28,10 +28,12 @@ from rich.table import Table
 from suites import DETECTION, Suite
 from suites_cls import CIFAR10, DIGITS_CLS
 from suites_large import LARGE
+from suites_trained import CIFAR10_PUBLIC, CIFAR10_TRAINED, DIGITS_TRAINED
 from tables import refresh
 
 RESULTS = ROOT / 'benchmarks/results'
-SUITES = {suite.name: suite for suite in (DETECTION, DIGITS_CLS, CIFAR10, *LARGE)}
+TRAINED = (DIGITS_TRAINED, CIFAR10_TRAINED, CIFAR10_PUBLIC)
+SUITES = {s.name: s for s in (DETECTION, DIGITS_CLS, CIFAR10, *TRAINED, *LARGE)}
 
 
 def results(suite: Suite) -> Path:

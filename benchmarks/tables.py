@@ -39,7 +39,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / 'docs' / f'{name}.md' for name in ('results', 'methods', 'families')]
 RESULTS = ROOT / 'benchmarks' / 'results'
 PUBLISHED = ROOT / 'benchmarks' / 'published.json'
-SETTINGS = ('criterion', 'share', 'student', 'teacher', 'images', 'epochs')
+SETTINGS = (
+    'criterion', 'share', 'student', 'teacher', 'images', 'before', 'epochs',
+)  # fmt: skip
 BLOCK = re.compile(r'(<!-- table: (.+?) -->\n).*?(<!-- /table -->)', re.DOTALL)
 
 
