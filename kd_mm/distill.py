@@ -22,10 +22,11 @@ from .pair import VECTOR, LayoutError, layout
 from .registry import MODELS
 from .rehearsal import check_features, refuse_other_inputs, rehearse
 from .sizes import channels
-from .student import check_loss, check_saved, without_distiller
+from .student import check_built, check_loss, check_saved, without_distiller
 from .taps import Tap, Taps
 from .teacher import Teacher, inherit
 from .toolboxes import check_installed
+from .trial import device_of
 from .utils.kinds import is_type
 
 attach_to_runners()
@@ -36,6 +37,7 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
 
     distiller: Distiller
     inherited: tuple[str, ...]
+    keeps_weights: bool  # it was built, and perhaps trained, before
 
     def loss(self, inputs: Tensor, data_samples: Sequence[Any], *args: Any) -> dict:
         """The student's own losses, and one line per link on top while training."""
@@ -66,8 +68,9 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
 
     def init_weights(self) -> None:
         """The student's own initialisation, then what it inherits from the teacher."""
-        with without_distiller(self):  # init_cfg of a model reaches all its modules
-            super().init_weights()
+        if not self.keeps_weights:
+            with without_distiller(self):  # a model's init_cfg reaches all its modules
+                super().init_weights()
         inherit(self, self.distiller.teacher.model, self.inherited)
 
     def _load_from_state_dict(
@@ -123,7 +126,9 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
     state-dict keys, same predictions - with an additional submodule ``distiller``.
 
     Args:
-        student (dict): The ``model`` of a config of MMDetection or MMPretrain.
+        student (dict | nn.Module): The ``model`` of a config of MMDetection or
+            MMPretrain. Or such a model, built: it becomes the distilled one itself and
+            keeps the weights that it has.
         teacher (dict): Keyword arguments of :class:`kd_mm.teacher.Teacher`.
         links (dict[str, dict]): Keyword arguments of :class:`kd_mm.link.Link` by name.
         inherit (Sequence[str]): Modules whose first weights come from the teacher
@@ -169,12 +174,11 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
     """
     check_options(Teacher, teacher, 'teacher')
     _check_links(links)
-    # building a DETR changes its config
-    student_cfg = copy.deepcopy(_check_student(student))
-    if data_preprocessor is not None:
-        student_cfg.setdefault('data_preprocessor', data_preprocessor)
-    check_installed(student_cfg, 'student')
-    model = MMENGINE_MODELS.build(student_cfg)
+    if built := isinstance(student, nn.Module):
+        check_built(student, teacher['config'])
+        model = student
+    else:
+        model = _build_student(student, data_preprocessor)
     refuse_other_inputs(model, 'student')
     for part in inherit:
         if part not in (names := dict(model.named_modules())):
@@ -190,7 +194,7 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
         )
     model.__class__ = distilled_class(type(model))  # type: ignore[arg-type]
     model.distiller = distiller
-    model.inherited = tuple(inherit)
+    model.inherited, model.keeps_weights = tuple(inherit), built
     check_saved(model)
     MMLogger.get_current_instance().info(
         f'kd_mm: teacher {distiller.teacher.describe()}; links '
@@ -228,7 +232,8 @@ def _build_distiller(
     size = (trial_size[0], trial_size[1]) if trial_size else None
     with outputs_of(student) as outputs, outputs_of(guide.model) as outputs_teacher:
         seen = rehearse(student, guide, taps['student'], size=size)
-    inputs = torch.zeros(len(seen.samples), channels(student)[0], *seen.size)
+    shape = len(seen.samples), channels(student)[0], *seen.size
+    inputs = torch.zeros(*shape, device=device_of(student))
     check_loss(student, inputs, seen.samples)
     distiller = Distiller(
         teacher=guide,
@@ -249,7 +254,7 @@ def _build_distiller(
             except LayoutError as error:
                 more = _instead(link, tapped, outputs, outputs_teacher)
                 raise ConfigError(f'{error}{more}') from error
-    return distiller
+    return distiller.to(device_of(student))
 
 
 def _instead(
@@ -264,6 +269,15 @@ def _instead(
             found = with_positions(seen, Tap.parse(spec).path, len(tapped[side][0]))
             text += f'; {side}: {found}' if found else ''
     return text
+
+
+def _build_student(student: object, data_preprocessor: dict | None) -> nn.Module:
+    # building a DETR changes its config
+    cfg = copy.deepcopy(_check_student(student))
+    if data_preprocessor is not None:
+        cfg.setdefault('data_preprocessor', data_preprocessor)
+    check_installed(cfg, 'student')
+    return MMENGINE_MODELS.build(cfg)
 
 
 def _check_student(student: object) -> dict:

@@ -26,6 +26,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
+from torch import nn
+
 from .errors import ConfigError, nearest
 
 Function = TypeVar('Function', bound=Callable)
@@ -63,6 +65,7 @@ _WORDS = {
     str: 'a text',
     dict: 'a dict',
     os.PathLike: 'a path',
+    nn.Module: 'a network',
     type(None): 'None',
 }
 

@@ -74,15 +74,21 @@ class _NotReachedError(Exception):
 
 
 def refuse_other_inputs(model: nn.Module, owner: str) -> None:
-    """Refuse by name what is no detector or classifier of single images.
+    """Refuse what is no detector or classifier of single images, by name if it has one.
 
     Args:
         model (nn.Module): Student or teacher.
         owner (str): Which of both, for the message.
 
     Raises:
-        ConfigError: If ``model`` is self-supervised, tracks or is semi-supervised.
+        ConfigError: If ``model`` is self-supervised, tracks or is semi-supervised, or
+            no model of MMEngine at all.
     """
+    if not isinstance(getattr(model, 'data_preprocessor', None), nn.Module):
+        raise ConfigError(
+            f'the {owner} {type(model).__name__} has no data_preprocessor: it is no '
+            'mmengine.model.BaseModel, as the models of MMDetection and MMPretrain are'
+        )
     for parent in type(model).__mro__:
         if why := _OTHER_INPUTS.get(parent.__name__):
             raise ConfigError(f'the {owner} {type(model).__name__} {why}')

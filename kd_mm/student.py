@@ -78,6 +78,30 @@ def check_saved(student: nn.Module) -> None:
         )
 
 
+def check_built(student: nn.Module, teacher: object) -> None:
+    """Raise unless a built network can become a student of a teacher.
+
+    Args:
+        student (nn.Module): The network.
+        teacher (object): Where the teacher comes from; of interest if it is built, too.
+
+    Raises:
+        ConfigError: If the student is distilled already, or shares weights with the
+            teacher, which will be frozen.
+    """
+    name = type(student).__name__
+    if hasattr(student, 'distiller'):
+        raise ConfigError(f'student {name} is distilled already')
+    if isinstance(teacher, nn.Module):
+        frozen = {id(parameter) for parameter in teacher.parameters()}
+        shared = [n for n, p in student.named_parameters() if id(p) in frozen]
+        if shared:
+            raise ConfigError(
+                f'student {name} shares {len(shared)} weights with the teacher '
+                f'({shared[0]}, ...): a teacher is frozen; give a copy.deepcopy of it'
+            )
+
+
 @contextmanager
 def without_distiller(model: nn.Module) -> Iterator[nn.Module]:
     """Inside, ``model`` is the plain student; gives the distiller."""

@@ -31,9 +31,10 @@ class Teacher:
     the model. Copies of the student share it.
 
     Args:
-        config (str | PathLike | dict):
+        config (str | PathLike | dict | nn.Module):
             ``'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'``, a local file, or an
-            inline dict (a whole config or its ``model``).
+            inline dict (a whole config or its ``model``). Or the network itself, built:
+            it is frozen, and needs no checkpoint.
         checkpoint (str | PathLike, optional): Path or URL of the weights. Every key of
             the network must be there with its shape.
         trust (bool): Whether the checkpoint may hold types other than those of
@@ -58,7 +59,7 @@ class Teacher:
     def __init__(
         self,
         *,
-        config: str | PathLike | dict,
+        config: str | PathLike | dict | nn.Module,
         checkpoint: str | PathLike | None = None,
         trust: bool = False,
         allow_random: bool = False,
@@ -68,15 +69,13 @@ class Teacher:
         compile: bool = False,
         validate: bool = False,
     ) -> None:
-        if checkpoint is None and not allow_random:
+        built = config if isinstance(config, nn.Module) else None
+        if checkpoint is None and built is None and not allow_random:
             raise ConfigError(
                 'teacher.checkpoint is missing: a teacher with random weights teaches '
                 'nothing (allow_random=True says that it is meant)'
             )
-        model_cfg, scope = load_model_config(config)
-        with DefaultScope.overwrite_default_scope(scope):
-            check_installed(model_cfg, 'teacher.config.model')
-            self.model: nn.Module = MODELS.build(model_cfg)
+        self.model = _build(config) if built is None else built
         if checkpoint is not None:
             load_weights(self.model, checkpoint, key='teacher.checkpoint', trust=trust)
         self.model.requires_grad_(False).eval()
@@ -230,6 +229,13 @@ class Teacher:
         """Name and size, for the log."""
         millions = sum(p.numel() for p in self.model.parameters()) / 1e6
         return f'{type(self.model).__name__}, {millions:.2f} M parameters'
+
+
+def _build(config: Any) -> nn.Module:
+    cfg, scope = load_model_config(config)
+    with DefaultScope.overwrite_default_scope(scope):
+        check_installed(cfg, 'teacher.config.model')
+        return MODELS.build(cfg)
 
 
 class _Compiled:

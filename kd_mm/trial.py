@@ -189,13 +189,18 @@ def _without_files(init_cfg: Any) -> list[dict]:
     return [part for part in parts if not is_type(part, *names)]
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where a network's first tensor is."""
+    return next(itertools.chain(model.parameters(), model.buffers())).device
+
+
 @contextmanager
 def on_device(model: nn.Module, device: str) -> Iterator[None]:
     """A network on an accelerator for a while."""
     if device == 'cpu':
         yield
         return
-    home = next(itertools.chain(model.parameters(), model.buffers())).device
+    home = device_of(model)
     try:
         model.to(device)
         yield
