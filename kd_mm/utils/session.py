@@ -96,11 +96,12 @@ class Session:
         from . import cli
 
         self.work_dir, self.cfg, self._trains = cfg.work_dir, cfg, trains
-        owned = _missing(cfg.work_dir)
-        check_writable(cfg.work_dir)
-        if trains and _rank(cfg.launcher) == 0:
-            self._stack.enter_context(alone(cfg.work_dir))
-        self._owned |= owned  # from here on nobody else's
+        if _rank(cfg.launcher) == 0:  # the folder would be no news if another made it
+            owned = _missing(cfg.work_dir)
+            check_writable(cfg.work_dir)
+            if trains:
+                self._stack.enter_context(alone(cfg.work_dir))
+            self._owned |= owned  # from here on nobody else's
         cli.prepare_launcher(cfg)
         runner = cli.build_runner(cfg)
         runner.register_hook(_Started(self))

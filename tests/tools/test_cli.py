@@ -287,3 +287,17 @@ def test_rank_0_tells_what_is_wrong_before_torchrun_ends_it(monkeypatch, capsys)
         raise ConfigError('a typo')
     assert exit_info.value.code == 2 and waited and waited[0] >= 10
     assert capsys.readouterr().err == 'error: rank 1: a typo\n'
+
+
+def test_rank_0_alone_makes_the_folder_that_it_removes(monkeypatch, tmp_path):
+    """Another rank may be faster, and rank 0 would take the folder for older."""
+    monkeypatch.setenv('RANK', '1')
+    cfg = Config(dict(work_dir=str(tmp_path / 'work'), launcher='pytorch'))
+
+    def meet(_):
+        raise ConfigError('the processes meet here')
+
+    monkeypatch.setattr('kd_mm.utils.cli.prepare_launcher', meet)
+    with pytest.raises(SystemExit), Session() as session:
+        session.build(cfg, trains=True)
+    assert not (tmp_path / 'work').exists()
