@@ -16,7 +16,8 @@ class Suite:
         name (str): In the command line, and of the result file.
         about (str): One line for the list.
         teacher (Path): Config of the teacher.
-        checkpoint (Callable): Gives the path of its weights, training them if need be.
+        checkpoint (Callable): Gives the path of its weights, training them if need be,
+            or None.
         config (Callable): ``config(folder, seed=..., **setting)``, the student alone.
         methods (dict): Links by name, or what a config says of a method: ``links`` and
             changes of the ``student`` and its ``optim_wrapper``; None is the student
@@ -32,7 +33,7 @@ class Suite:
     name: str
     about: str
     teacher: Path
-    checkpoint: Callable[[], Path]
+    checkpoint: Callable[[], Path | None]
     config: Callable[..., Config]
     methods: dict[str, dict | None]
     metrics: dict[str, str]
@@ -56,12 +57,13 @@ class Suite:
             student = Config(cfg.model.to_dict())
             student.merge_from_dict(said.get('student', {}))
             cfg.merge_from_dict(dict(optim_wrapper=said.get('optim_wrapper', {})))
+            weights = self.checkpoint()
             cfg.model = dict(
                 type='kd_mm.Distill',
                 student=student.to_dict(),
                 teacher=dict(
                     config=str(self.teacher),
-                    checkpoint=str(self.checkpoint()),
+                    checkpoint=weights and str(weights),
                     **self.guide,
                 ),
                 links=said['links'],

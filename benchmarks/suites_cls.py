@@ -8,7 +8,9 @@ import torch
 from combine import CONFIGS, METHODS, RESULT, SEVEN, combine, hosts, snippet
 from digits_runs import ROOT, metric, train
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 from suites import Suite
+from torch.utils.data import Dataset
 
 import kd_mm.utils.amp  # noqa: F401  registers the wrapper, and `kd_mm::`
 
@@ -40,10 +42,30 @@ def runtime(cfg: Config, folder: Path, *, seed: int, epochs: int) -> Config:
     return cfg
 
 
+@DATASETS.register_module()
+class Some(Dataset):
+    """Images of a data set at equal distances: of files in which they lie by class."""
+
+    def __init__(self, *, dataset: dict, images: int) -> None:
+        self.dataset, self.images = DATASETS.build(dataset), images
+        self.metainfo = self.dataset.metainfo
+
+    def __len__(self) -> int:
+        return self.images
+
+    def __getitem__(self, index: int) -> dict:
+        return self.dataset[index * len(self.dataset) // self.images]
+
+
 # --- CIFAR-10, a subset of 10,000 training and 5,000 test images ----------------------
-def cifar10_config(folder: Path, *, seed: int, epochs: int) -> Config:
+def cifar10_config(
+    folder: Path, *, seed: int, epochs: int, images: int | None = None
+) -> Config:
     """ResNet-20 in bf16, with the shape of the 240-epoch recipe over fewer epochs."""
     cfg = Config.fromfile(CONFIGS / 'cifar10/resnet20.py')
+    if images is not None:
+        held = cfg.train_dataloader.dataset
+        held.dataset = dict(type='mmengine.Some', dataset=held.dataset, images=images)
     if not torch.cuda.is_available():
         cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
     cfg.param_scheduler = dict(

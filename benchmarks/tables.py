@@ -21,6 +21,9 @@ the literature's values of that entry of benchmarks/published.json.
 With `key` and `pairs` ("a|b,c|b"), each line is a difference of two methods, a - b,
 paired by seed.
 
+With `starts`, what that metric becomes from every weight that hosts were started at,
+without and with `share` (benchmarks/share.py).
+
 With `columns`, the rows are shown as they are; with `count`, how many rows have which
 value of that key. `at` names the entry of the file that
 holds the rows, where it is not a list itself.
@@ -62,6 +65,8 @@ def block(marker: str, results: Path) -> str:
         return listed(rows, **options)
     if 'count' in options:
         return counted(rows, **options)
+    if 'starts' in options:
+        return table(*starts(rows, metric=options['starts']))
     if 'pairs' in options:
         return differences(rows, **options)
     return compared(rows, **options)
@@ -92,6 +97,37 @@ def counted(rows: list[dict], *, count: str) -> str:
     """How many rows have which value."""
     found = collections.Counter(as_text(row.get(count)) for row in rows)
     return table([count, 'rows'], [[k, str(n)] for k, n in found.most_common()])
+
+
+def starts(rows: list[dict], *, metric: str) -> tuple[list[str], list[list[str]]]:
+    """Hosts at many weights, each without and with a share; heads and lines.
+
+    A run that diverged counts as 0. With a share, all starts have to be within one
+    standard deviation of the best weight without one.
+    """
+    factors = sorted({row['start'] for row in rows if row['start']})
+    lines = []
+    for host in dict.fromkeys(row['host'] for row in rows):
+        found: dict[tuple[float, float], list[float]] = {}
+        for row in (row for row in rows if row['host'] == host):
+            cell = found.setdefault((row['share'], row['start']), [])
+            cell.append(row.get(metric, 0.0))
+        means = {key: statistics.mean(values) for key, values in found.items()}
+        plain = [key for key in means if not key[0]]
+        best = max(plain, key=lambda key: means[key]) if plain else None
+        for share in sorted({key[0] for key in found}):
+            cells = [spread(found.get((share, factor), [])) for factor in factors]
+            verdict = ''
+            if best and not share:
+                verdict = f'best: {spread(found[best])}'
+            elif best and len(found[best]) > 1:
+                least = means[best] - statistics.stdev(found[best])
+                held = [mean for key, mean in means.items() if key[0]]
+                count = sum(mean >= least for mean in held)
+                verdict = f'{count} of {len(held)}'
+            lines.append([host, f'{share:g}' if share else '', *cells, verdict])
+    heads = ['host', 'share', *(f'weight x {factor:g}' for factor in factors)]
+    return [*heads, 'within one sd of the best'], lines
 
 
 def compared(
@@ -157,6 +193,8 @@ def summary(
 
 def spread(values: list[float]) -> str:
     """``mean ± standard deviation``."""
+    if not values:
+        return ''
     text = f'{statistics.mean(values):.2f}'
     return text if len(values) < 2 else f'{text} ± {statistics.stdev(values):.2f}'
 

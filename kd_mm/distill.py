@@ -21,6 +21,7 @@ from .outputs import outputs_of, with_positions
 from .pair import VECTOR, LayoutError, layout
 from .registry import MODELS
 from .rehearsal import check_features, refuse_other_inputs, rehearse
+from .share import ratios
 from .sizes import channels
 from .student import check_built, check_loss, check_saved, without_distiller
 from .taps import Tap, Taps
@@ -242,6 +243,8 @@ def _build_distiller(
         share_interval=share_interval,
         stop_on_nan=stop_on_nan,
     )
+    held: dict[str, list[Tensor]] = {}  # what links with a share tap
+    targets: dict[str, float] = {}
     for name, link in built.items():
         with torch.no_grad(), within(f'links.{name}.'):
             check_features(link, seen, taps)
@@ -249,11 +252,14 @@ def _build_distiller(
                 link, seen.student, seen.teacher, seen.samples, seen.size
             )
             tapped = dict(student=pair.student[:], teacher=pair.teacher[:])
+            if link.share is not None and link.criterion.weight:
+                held[name], targets[name] = tapped['student'], link.share.full
             try:
                 link.setup(pair, guide.model)
             except LayoutError as error:
                 more = _instead(link, tapped, outputs, outputs_teacher)
                 raise ConfigError(f'{error}{more}') from error
+    ratios(targets, held)  # refuses those that leave the task nothing
     return distiller.to(device_of(student))
 
 

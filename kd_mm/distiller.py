@@ -12,6 +12,7 @@ from .errors import ConfigError
 from .link import Link
 from .pair import FeaturePair
 from .schedule import Progress
+from .share import ratios
 from .taps import Recording, Taps
 from .teacher import Teacher
 
@@ -51,6 +52,7 @@ class Distiller(nn.Module):
         self.taps = taps
         self.share_interval = share_interval
         self.step = 0
+        self.measuring = True  # not in passes that the student does not learn from
         self.progress: Progress | None = None
         self._complained = False
         self.shares = {name: GradientShare() for name in links}
@@ -106,19 +108,57 @@ class Distiller(nn.Module):
     ) -> dict[str, Tensor]:
         """Losses and diagnostics of all links for one batch."""
         self.step += 1
+        pairs = {
+            name: self.pair(link, student, teacher, samples, image_size)
+            for name, link in self.links.items()
+            if factors[name]
+        }
+        for name, pair in pairs.items():
+            self._check_gradient(self.links[name], pair.student, student)
+        self._hold_shares(pairs, factors)
         out: dict[str, Tensor] = {}
-        for name, link in self.links.items():
-            if not factors[name]:
-                continue
-            pair = self.pair(link, student, teacher, samples, image_size)
-            self._check_gradient(link, pair.student, student)
-            if self.share_interval:
-                share = self.shares[name]
-                pair.student = share.watch(pair.student, self.share_interval)
-            out.update(link(pair, factors[name]))
-            if self.shares[name].value is not None:
-                out[f'kd_{name}_gradient_share'] = self.shares[name].value
+        for name, pair in pairs.items():
+            share = self.links[name].share
+            if share is None and self.measuring and self.share_interval:
+                watch = self.shares[name].watch
+                pair.student = watch(pair.student, self.share_interval)
+            out.update(self.links[name](pair, factors[name] if share is None else 1.0))
+            value = (share or self.shares[name]).value
+            if value is not None:
+                out[f'kd_{name}_gradient_share'] = value
+            if share is not None:
+                weight = self.links[name].criterion.weight
+                out[f'kd_{name}_weight'] = weight * share.weight
         return out
+
+    def _hold_shares(
+        self, pairs: dict[str, FeaturePair], factors: dict[str, float]
+    ) -> None:
+        """Put the multipliers of links with a share behind the student's features."""
+        now = self.now()
+        held = {n: s for n in pairs if (s := self.links[n].share) is not None}
+        if not held:
+            return
+        targets = {name: factors[name] * s.target(now) for name, s in held.items()}
+        wanted = ratios(targets, {name: pairs[name].student for name in held})
+        measuring = self.measuring and torch.is_grad_enabled()
+        if measuring:
+            self.settle()
+        probe = measuring and any(share.due(now) for share in held.values())
+        for name, share in held.items():
+            pairs[name].student = share.hold(
+                pairs[name].student,
+                wanted[name],
+                probe=probe and not share.frozen(now),
+            )
+            if measuring:
+                share.count()
+
+    def settle(self) -> None:
+        """Let all shares follow what the last backward pass found."""
+        for link in self.links.values():
+            if link.share is not None:
+                link.share.settle()
 
     def idle(self, like: Tensor, factors: dict[str, float]) -> dict[str, Tensor]:
         """Log entries of the links that do not run now."""

@@ -15,6 +15,7 @@ from .options import Natural, Rule, check_options
 from .pair import FeaturePair, LayoutError
 from .registry import MODELS as OURS
 from .schedule import Progress, Schedule
+from .share import Part, Share
 from .taps import Recording, Taps
 from .utils.kinds import spelled
 
@@ -70,6 +71,10 @@ class Link(nn.Module):
             Defaults to all.
         schedule (dict, optional): Keyword arguments of
             :class:`kd_mm.schedule.Schedule`. Defaults to constant.
+        share (float | dict, optional): The part of the gradient at the student's
+            features that the link is held at, or keyword arguments of
+            :class:`kd_mm.share.Share`. The schedule then scales that part instead of
+            the loss. Defaults to None: what the criterion's weight makes of it.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class Link(nn.Module):
         stages: Sequence[dict] = (),
         levels: Levels | SideLevels | None = None,
         schedule: dict | None = None,
+        share: Part | dict | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -93,6 +99,7 @@ class Link(nn.Module):
             self.levels = self._read_levels(levels)
             check_options(Schedule, schedule or {}, 'schedule')
             self.schedule = Schedule(**(schedule or {}))
+            self.share = self._read_share(share)
             self.stages = nn.ModuleList(
                 self._build(cfg, Stage, f'stages[{i}]') for i, cfg in enumerate(stages)
             )
@@ -109,6 +116,14 @@ class Link(nn.Module):
                 f'levels is a list or dict(student=..., teacher=...), not {levels}'
             )
         return {side: None if v is None else list(v) for side, v in levels.items()}
+
+    @staticmethod
+    def _read_share(share: float | dict | None) -> Share | None:
+        if share is None:
+            return None
+        options = share if isinstance(share, dict) else dict(target=share)
+        check_options(Share, options, 'share')
+        return Share(**options)
 
     @staticmethod
     def _build(cfg: dict, kind: type, where: str) -> Any:
@@ -205,6 +220,8 @@ class Link(nn.Module):
         if not self.criterion.weight:
             return
         self.schedule.check(progress)
+        if self.share is not None:
+            self.share.check_time(progress)
         for i, stage in enumerate(self.stages):
             try:
                 stage.check_time(progress)
@@ -213,7 +230,10 @@ class Link(nn.Module):
                 raise ConfigError(f'{where}: {error}') from error
 
     def factor(self, progress: Progress) -> float:
-        """What everything of this link is multiplied with now; 0: it does not run."""
+        """What everything of this link is multiplied with now; 0: it does not run.
+
+        Where there is a share, that is what is multiplied.
+        """
         if not self.criterion.weight or not all(s.ready for s in self.stages):
             return 0.0
         return self.schedule.factor(progress)

@@ -25,7 +25,7 @@ FLOORS = (
     ),
     ('options', 'toolboxes', 'utils.files', 'utils.saving'),
     ('pair', 'taps', 'schedule', 'diagnostics', 'utils.loading', 'utils.overrides'),
-    ('student',),
+    ('student', 'share'),
     ('outputs',),
     ('criteria', 'trial', 'preprocess', 'backbones', 'datasets', 'optimizers'),
     ('teacher',),

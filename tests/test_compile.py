@@ -50,9 +50,16 @@ class Logs(Hook):
 
 
 @pytest.mark.parametrize(
-    'schedule', [{}, dict(warmup=1), dict(stop=1)], ids=['all', 'late', 'ends']
+    'more',
+    [
+        {},
+        dict(schedule=dict(warmup=1)),
+        dict(schedule=dict(stop=1)),
+        dict(share=dict(target=0.5, interval=2)),
+    ],
+    ids=['all', 'late', 'ends', 'share'],
 )
-def test_a_compiled_run_logs_what_another_one_does(tmp_path, schedule):
+def test_a_compiled_run_logs_what_another_one_does(tmp_path, more):
     logs = []
     small = dict(type='mmengine.SmallStudent')
     link = dict(
@@ -60,7 +67,7 @@ def test_a_compiled_run_logs_what_another_one_does(tmp_path, schedule):
         teacher='neck',
         stages=[dict(type='kd_mm.ConvAdapter')],
         criterion=dict(type='kd_mm.MSELoss'),
-        schedule=schedule,
+        **more,
     )
     for name in ('plain', 'compiled'):
         one = runner(

@@ -61,6 +61,13 @@ def work(rank: int, port: int, folder: str) -> None:
         for name, value in dict(iter=done, max_iters=4, max_epochs=4).items():
             hub.update_info(name, value)
         gradients(ended, ddp, half)
+    # every rank measures its own images; the multiplier is that of all of them
+    held = build(model_cfg(share=0.5))
+    ddp = DistributedDataParallel(held, broadcast_buffers=False)
+    for _ in range(4):
+        gradients(held, ddp, half)
+    share = held.distiller.links['fpn'].share
+    torch.save((share.balance, share.weight), f'{folder}/share_{rank}.pth')
     if rank == 0:
         torch.save(got, f'{folder}/gradients.pth')
     dist.barrier()
@@ -76,3 +83,11 @@ def test_two_ranks_have_the_gradients_of_the_doubled_batch(tmp_path):
     for name, gradient in ours.items():
         error = (gradient - theirs[name]).abs().max()
         assert float(error) < 1e-5 * max(1.0, float(gradient.abs().max())), name
+
+    held = build(model_cfg(share=0.5))
+    for _ in range(4):
+        gradients(held, held, classification_batch(8))
+    share = held.distiller.links['fpn'].share
+    first, second = (torch.load(tmp_path / f'share_{rank}.pth') for rank in (0, 1))
+    assert first == second and first[1] > 0
+    assert float(first[0]) == pytest.approx(float(share.balance), abs=1e-4)

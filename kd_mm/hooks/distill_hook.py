@@ -120,6 +120,8 @@ class DistillHook(Hook):
                 continue
             try:
                 link.check_time(progress)
+                if link.share is not None and not runner._resume:
+                    link.share.restart()
                 self._check_batch_size(runner, link)
                 for stage in link.stages:
                     stage.before_train(runner)
@@ -147,6 +149,7 @@ class DistillHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
+        _distiller(runner).settle()  # before a checkpoint is written
         for stage in self._stages(runner):
             stage.after_train_iter(runner)
         if takes_note(runner):

@@ -184,8 +184,8 @@ def undisturbed(model: nn.Module) -> Iterator[Callable[[], None]]:
     Gives a function that puts the buffers back at once.
     """
     distiller = model.distiller
-    counters = distiller.step, distiller.share_interval
-    distiller.share_interval = 0
+    counters = distiller.step, distiller.measuring
+    distiller.measuring = False
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
     device = next(model.parameters()).device
 
@@ -201,5 +201,5 @@ def undisturbed(model: nn.Module) -> Iterator[Callable[[], None]]:
         with kept_random(device):
             yield put_back
     finally:
-        distiller.step, distiller.share_interval = counters
+        distiller.step, distiller.measuring = counters
         put_back()

@@ -1,0 +1,269 @@
+"""The weight that sets itself: a link holds its share of the student's gradient."""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.logging import MMLogger
+from torch import Tensor, nn
+
+from .diagnostics import HostCopy
+from .errors import ConfigError
+from .options import Fraction, Positive, Rule, at_least, checked
+from .schedule import Progress
+
+Part = Annotated[float, Rule('in (0, 1)', lambda x: 0 < x < 1)]
+Interval = Annotated[int, at_least(2)]  # at 1 the student would never get anything
+
+BOUND = math.log(1e6)  # of the multiplier, both ways
+SPEED = 0.5  # of the way to what was measured last
+LIMIT = math.log(4.0)  # on one such step, but the first
+SETTLED = 16  # steps of a link before which it is not frozen
+PATIENCE = 8  # probes without any result before that is said
+
+
+class Share(nn.Module):
+    """Holds a link's part of the gradient at the student's features. Our choice.
+
+    The part is ``|m g_kd| / (|m g_kd| + |g_task|)`` over all levels of the link. The
+    multiplier ``m`` acts on the gradient between the link and the student's features
+    and on nothing else: what the log shows as losses, and the step size of adapters
+    and other modules of the link, stay as they are.
+
+    Both norms are read off in the backward pass of a *probe*, a step in which no link
+    with a share gives the student anything: ``g_task`` is then the task's alone, also
+    where features of links follow on each other in the network. The first step is one,
+    so a link never acts at a weight that nobody measured. Then ``m`` is known in
+    closed form; its logarithm moves half of the way there in every later probe. Sums of
+    squares are added up over ranks, so all have the same ``m``.
+
+    Links that meet on a feature have parts of one whole: the task keeps what their
+    targets leave.
+
+    Args:
+        target (float): The part, in (0, 1). The link's schedule scales it.
+        interval (int): A probe every so many steps of the link, and in steps 0, 1, 2,
+            4, 8 ... Defaults to 50.
+        falls_to (float): What is left of ``target`` at the end of training; it falls
+            along half a cosine, where the length of training is known. Bounds what a
+            teacher that is of no use can do. Defaults to 0.5.
+        freeze_after (float, optional): When the multiplier stops following the
+            gradients, in epochs; ``target`` goes on falling. Defaults to None, never.
+        by_epoch (bool): Whether ``freeze_after`` is in epochs; iterations otherwise.
+            Defaults to True.
+
+    Attributes:
+        weight (Tensor | None): The multiplier of the last step, a scalar.
+        value (Tensor | None): The part that the last probe found at the multiplier of
+            that time, a scalar; an overflow leaves the one before.
+    """
+
+    balance: Tensor
+    measured: Tensor
+
+    @checked
+    def __init__(
+        self,
+        *,
+        target: Part,
+        interval: Interval = 50,
+        falls_to: Fraction = 0.5,
+        freeze_after: Positive | None = None,
+        by_epoch: bool = True,
+    ) -> None:
+        super().__init__()
+        self.full, self.interval, self.falls_to = target, interval, falls_to
+        self.freeze_after, self.by_epoch = freeze_after, by_epoch
+        # the logarithm of |g_task| / |g_kd|, and whether it ever was found
+        self.register_buffer('balance', torch.zeros(()))
+        self.register_buffer('measured', torch.zeros(()))
+        self.restart()
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Forget everything."""
+        self.balance.zero_()
+        self.measured.zero_()
+        self.weight: Tensor | None = None
+        self.value: Tensor | None = None
+        self._steps = 0
+        self._probe: _Probe | None = None
+        self._doubt: HostCopy | None = None
+
+    # ---- when and how much ----------------------------------------------------
+
+    def check_time(self, progress: Progress) -> None:
+        """Complain about a moment that training does not reach."""
+        progress.check('share.freeze_after', self.freeze_after or 0, self.by_epoch)
+
+    def target(self, progress: Progress) -> float:
+        """The part that is held at this moment of training."""
+        if not progress.max_iters:
+            return self.full
+        done = min(1.0, progress.iter / progress.max_iters)
+        left = 0.5 + 0.5 * math.cos(math.pi * done)
+        return self.full * (self.falls_to + (1 - self.falls_to) * left)
+
+    def due(self, progress: Progress) -> bool:
+        """Whether the coming step of the link should be a probe."""
+        done = self._steps
+        if self.frozen(progress):
+            return False
+        return done % self.interval == 0 or done & (done - 1) == 0
+
+    def frozen(self, progress: Progress) -> bool:
+        """Whether the multiplier follows the gradients no longer."""
+        if self.freeze_after is None or self._steps < SETTLED:
+            return False
+        return progress.at(self.by_epoch) >= self.freeze_after
+
+    def multiplier(self, ratio: float) -> Tensor:
+        """``m`` for a ratio of the two gradients; 0 as long as nothing is known."""
+        log = (self.balance.float() + math.log(ratio)).clamp(-BOUND, BOUND)
+        return torch.where(self.measured > 0, log.exp(), 0.0)
+
+    # ---- one step -------------------------------------------------------------
+
+    def count(self) -> None:
+        """A step of the link begins that its student learns from."""
+        self._steps += 1
+
+    def hold(
+        self, features: Sequence[Tensor], ratio: float, *, probe: bool = False
+    ) -> list[Tensor]:
+        """Return aliases to distil from, whose gradient arrives scaled.
+
+        Args:
+            features (Sequence[Tensor]): The student's side of the link.
+            ratio (float): The wanted ``|m g_kd| / |g_task|``.
+            probe (bool): Whether to measure, and let nothing arrive. Defaults to False.
+        """
+        self.weight = weight = self.multiplier(ratio).detach()
+        if not all(feature.requires_grad for feature in features):
+            return list(features)
+        if probe:
+            self._probe = _Probe(len(features), weight)
+            return [self._probe.alias(feature) for feature in features]
+        return [_scaled(feature, weight) for feature in features]
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Let the multiplier follow what the last probe found; on all ranks at once."""
+        if self._probe is None:
+            return
+        probe, self._probe = self._probe, None
+        squares = probe.squares(self.balance)
+        all_reduce(squares)
+        kd, task = squares.sqrt()
+        fine = kd.isfinite() & task.isfinite() & (kd > 0) & (task > 0)
+        wanted = (task / kd).log().clamp(-BOUND, BOUND)
+        way = wanted - self.balance.float()
+        step = torch.where(
+            self.measured > 0, (SPEED * way).clamp(-LIMIT, LIMIT), way
+        )  # fmt: skip
+        self.balance += torch.where(fine, step, 0.0).to(self.balance.dtype)
+        self.measured += (fine & (self.measured < 1)).to(self.measured.dtype)
+        kd = kd * probe.weight
+        before = torch.zeros_like(kd) if self.value is None else self.value
+        self.value = torch.where(fine, kd / (kd + task), before)
+        self._doubts()
+
+    def _doubts(self) -> None:
+        """Say once, without waiting for the device, that nothing could be measured."""
+        if self._doubt is not None:
+            found, self._doubt = self._doubt.read(), None
+            if not found:
+                MMLogger.get_current_instance().warning(
+                    f'share={self.full:g} of a link has no effect: in its first '
+                    f'{2 ** (PATIENCE - 2)} steps the gradient of the task or of the '
+                    'link was 0 or not finite at the tapped features, so the link '
+                    'gives the student nothing; tap what the task learns through, '
+                    'or set criterion.weight instead of share'
+                )
+        elif self._steps == 2 ** (PATIENCE - 3) + 1:
+            self._doubt = HostCopy(self.measured)
+
+    # ---- checkpoints ----------------------------------------------------------
+
+    def _save_to_state_dict(self, *args, **kwargs) -> None:
+        # With several ranks only one may be saving: DistillHook has settled before.
+        if get_world_size() == 1:
+            self.settle()
+        super()._save_to_state_dict(*args, **kwargs)
+
+    def get_extra_state(self) -> Tensor:
+        """How many steps the link has done: probes come by that."""
+        return torch.tensor(self._steps)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self._steps, self._probe = int(state), None
+
+
+class _Probe:
+    """What the backward pass of one step says about one link."""
+
+    def __init__(self, levels: int, weight: Tensor) -> None:
+        self.levels, self.weight = levels, weight
+        self._found: list[tuple[Tensor, Tensor]] = []
+
+    def alias(self, feature: Tensor) -> Tensor:
+        alias = feature.view_as(feature)
+        seen: list[Tensor] = []
+
+        def withhold(gradient: Tensor) -> Tensor:
+            seen.append(gradient.detach().float().square().sum())
+            return torch.zeros_like(gradient)
+
+        def compare(total: Tensor) -> None:
+            # autograd adds up all gradients of a tensor before its hooks run
+            if seen:
+                self._found.append((seen.pop(), total.detach().float().square().sum()))
+
+        alias.register_hook(withhold)
+        feature.register_hook(compare)
+        return alias
+
+    def squares(self, like: Tensor) -> Tensor:
+        """``(2,)``, of link and task over all levels; 0 without a backward pass."""
+        if len(self._found) != self.levels:
+            return like.new_zeros(2, dtype=torch.float32)
+        return torch.stack(
+            [torch.stack(s).sum() for s in zip(*self._found, strict=True)]
+        )
+
+
+def _scaled(feature: Tensor, weight: Tensor) -> Tensor:
+    """An alias whose gradient is multiplied, in fp32 because fp16 ends at 65504."""
+    alias = feature.view_as(feature)
+    alias.register_hook(lambda g: (g.float() * weight.to(g.device)).to(g.dtype))
+    return alias
+
+
+def ratios(
+    targets: dict[str, float], features: dict[str, list[Tensor]]
+) -> dict[str, float]:
+    """How large each link's gradient shall be, in parts of the task's.
+
+    Args:
+        targets (dict[str, float]): Parts of the links.
+        features (dict[str, list[Tensor]]): What they tap. Where two tap one tensor,
+            the task keeps what all of them leave.
+
+    Raises:
+        ConfigError: If nothing is left for the task.
+    """
+    tapped = {name: {id(f) for f in features[name]} for name in targets}
+    found = {}
+    for name, target in targets.items():
+        meeting = [other for other in targets if tapped[name] & tapped[other]]
+        left = 1 - sum(targets[other] for other in meeting)
+        if left < 1e-6:
+            raise ConfigError(
+                f'links {", ".join(meeting)} tap one feature of the student, and their '
+                f'shares ({" + ".join(f"{targets[o]:g}" for o in meeting)}) leave '
+                'nothing of its gradient to the task: make them smaller'
+            )
+        found[name] = target / left
+    return found

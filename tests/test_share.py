@@ -1,0 +1,352 @@
+"""`share`: a link holds its part of the gradient, whatever weight it starts at."""
+
+import copy
+import math
+
+import pytest
+import torch
+import toys
+from helpers import (
+    build,
+    classification_batch,
+    detection_batch,
+    distill_cfg,
+    fitnet,
+    losses_of,
+    runner,
+)
+from mmengine.logging import MMLogger
+from torch import Tensor
+
+from kd_mm.errors import ConfigError
+from kd_mm.schedule import Progress
+from kd_mm.share import LIMIT, Share, ratios
+
+ADAPTER = 'distiller.links.fpn.stages.0.adapters.0.0.conv.weight'
+CONSTANT = dict(target=0.5, falls_to=1.0)
+
+
+def model_of(share, *, weight: float = 1.0, **link):
+    links = fitnet(weight=weight, **link)
+    if share is not None:
+        links['fpn']['share'] = share
+    return build(distill_cfg(toys.classifier(), toys.classifier(base=16), links))
+
+
+def backward(model, *, scale: float = 1.0) -> tuple[dict[str, Tensor], dict]:
+    """Gradients of one step, and what was logged."""
+    model.zero_grad()
+    total, log = model.parse_losses(losses_of(model, classification_batch()))
+    (total * scale).backward()
+    grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return grads, log
+
+
+def step(share: Share, kd, task, *, ratio: float = 1.0, scale: float = 1.0) -> float:
+    """One step with gradients of these norms; what of the link's arrived."""
+    x = torch.zeros(4, requires_grad=True)
+    feature = x * 1
+    share.settle()
+    (alias,) = share.hold([feature], ratio, probe=share.due(Progress()))
+    share.count()
+    (scale * (kd * alias.sum() / 2 + task * feature.sum() / 2)).backward()
+    return float(x.grad.sum() / 2 - scale * task)
+
+
+# ---- what is scaled -----------------------------------------------------------------
+
+
+def test_only_the_gradient_at_the_students_features_is_scaled():
+    """The adapter's gradient and the loss are those without a share."""
+    alone, _ = backward(model_of(None, weight=0.0))
+    plain, log = backward(model_of(None))
+    model = model_of(CONSTANT)
+    steps = [backward(model) for _ in range(4)]  # probes: 0, 1, 2
+    weight = float(steps[3][1]['kd_fpn_weight'])
+    assert weight not in (0.0, 1.0)
+    for name, gradient in alone.items():
+        probe, own = steps[0][0][name], steps[3][0][name]
+        if name.startswith('distiller.'):
+            assert torch.allclose(own, plain[name], rtol=1e-4, atol=1e-7), name
+            continue
+        assert torch.allclose(probe, gradient, rtol=1e-4, atol=1e-6), name
+        wanted = gradient + weight * (plain[name] - gradient)
+        error = (own - wanted).abs().max()
+        assert float(error) <= 1e-3 * float(wanted.abs().max()) + 1e-5, name
+    for _, seen in steps:
+        assert float(seen['loss_kd_fpn']) == pytest.approx(
+            float(log['loss_kd_fpn']), rel=1e-4
+        )
+    shares = [float(seen['kd_fpn_gradient_share']) for _, seen in steps[1:]]
+    assert shares == pytest.approx([0.0, 0.5, 0.5], rel=0.02)
+    assert {name for name in log if 'loss' in name} == {
+        name for name in steps[3][1] if 'loss' in name
+    }
+
+
+def test_an_extra_loss_of_a_stage_is_scaled_with_its_link():
+    """DAM's heads learn as before; what they send to the student is scaled."""
+    links = fitnet()
+    links['fpn']['stages'].append(dict(type='kd_mm.DAM', hidden=4))
+    found = []
+    for share in (None, CONSTANT):
+        links['fpn']['share'] = share
+        model = build(distill_cfg(toys.retinanet(), toys.retinanet(width=16), links))
+        if share:
+            model.distiller.links['fpn'].share.due = lambda progress: False
+            model.distiller.links['fpn'].share.measured.fill_(1)
+            model.distiller.links['fpn'].share.balance.fill_(-30)  # next to nothing
+        total, _ = model.parse_losses(losses_of(model, detection_batch()))
+        total.backward()
+        found.append({n: p.grad for n, p in model.named_parameters()})
+    plain, own = found
+    alone = build(toys.retinanet())
+    alone.parse_losses(losses_of(alone, detection_batch()))[0].backward()
+    for name, parameter in alone.named_parameters():
+        if parameter.grad is not None:
+            assert torch.allclose(own[name], parameter.grad, rtol=1e-3, atol=1e-5)
+    heads = [name for name in plain if '.stages.1.' in name]
+    assert heads
+    for name in heads:
+        assert torch.allclose(own[name], plain[name], rtol=1e-3, atol=1e-7)
+
+
+# ---- settling -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('weight', [1e-4, 0.01, 1.0, 100.0, 1e4])
+@pytest.mark.parametrize('target', [0.1, 0.5, 0.9])
+def test_a_link_holds_its_share_from_the_second_step_on(weight, target):
+    share, ratio = Share(target=target), target / (1 - target)
+    arrived = [step(share, 3 * weight, 2.0, ratio=ratio) for _ in range(4)]
+    assert arrived[:3] == pytest.approx([0, 0, 0], abs=1e-4)  # probes
+    assert arrived[3] == pytest.approx(2 * ratio, rel=1e-3)
+    share.settle()
+    assert float(share.value) == pytest.approx(target, rel=1e-3)
+
+
+def test_it_follows_gradients_that_change_by_bounded_steps():
+    share = Share(target=0.5, interval=2)
+    for _ in range(4):
+        step(share, 1.0, 1.0)
+    before, logs = float(share.balance), []
+    for _ in range(40):
+        step(share, 1.0, 1e4)
+        share.settle()
+        logs.append(float(share.balance))
+    assert logs[0] - before == pytest.approx(LIMIT, rel=1e-4)
+    ways = [abs(b - a) for a, b in zip(logs, logs[1:])]
+    assert max(ways) <= LIMIT * 1.001
+    assert logs[-1] == pytest.approx(math.log(1e4), rel=1e-3)
+
+
+def test_the_multiplier_has_bounds():
+    for kd, bound in ((1e-12, 1e6), (1e12, 1e-6)):
+        share = Share(target=0.5)
+        for _ in range(4):
+            step(share, kd, 1.0)
+        assert float(share.weight) == pytest.approx(bound, rel=1e-3)
+
+
+@pytest.mark.parametrize('bad', [0.0, math.nan, math.inf])
+@pytest.mark.parametrize('side', ['kd', 'task'])
+def test_a_gradient_that_is_0_or_overflows_leaves_the_multiplier(bad, side):
+    share = Share(target=0.5, interval=2)
+    fine = dict(kd=4.0, task=2.0)
+    for _ in range(4):
+        step(share, **fine)
+    for _ in range(4):
+        step(share, **(fine | {side: bad}))
+    assert step(share, **fine) in (0.0, pytest.approx(2.0))
+    assert float(share.weight) == pytest.approx(0.5)
+
+
+def test_nothing_arrives_before_something_was_measured():
+    share = Share(target=0.5)
+    for _ in range(6):
+        step(share, math.inf, 1.0)
+    assert float(share.weight) == 0
+    for _ in range(4):
+        step(share, 4.0, 2.0)
+    assert float(share.weight) == pytest.approx(0.5)
+
+
+def test_a_share_that_can_never_be_measured_says_so(monkeypatch):
+    seen: list[str] = []
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'warning', seen.append)
+    for task in (0.0, 1.0):
+        share = Share(target=0.5)
+        for _ in range(100):
+            step(share, 1.0, task)
+    assert len(seen) == 1 and 'has no effect' in seen[0]
+
+
+def test_a_loss_scale_and_accumulated_gradients_do_not_matter():
+    weights = []
+    for scale in (1.0, 2.0**16, 1 / 8):
+        share = Share(target=0.5)
+        for i in range(20):
+            step(share, 1.0 + i, 3.0, scale=scale)
+        weights.append(float(share.weight))
+    assert weights == pytest.approx([weights[0]] * 3, rel=1e-4)
+
+
+# ---- several links ------------------------------------------------------------------
+
+
+def test_links_on_one_feature_settle_and_the_task_keeps_the_rest():
+    shares = dict(a=Share(target=0.5), b=Share(target=0.3))
+    targets = dict(a=0.5, b=0.3)
+    for _ in range(40):
+        x = torch.zeros(4, requires_grad=True)
+        feature = x * 1
+        wanted = ratios(targets, dict(a=[feature], b=[feature]))
+        total = 7.0 * feature.sum()
+        for name, kd in dict(a=100.0, b=0.01).items():
+            shares[name].settle()
+            probe = shares[name].due(Progress())
+            (alias,) = shares[name].hold([feature], wanted[name], probe=probe)
+            shares[name].count()
+            total = total + kd * alias.sum()
+        total.backward()
+    parts = [100.0 * float(shares['a'].weight), 0.01 * float(shares['b'].weight), 7.0]
+    assert [p / sum(parts) for p in parts] == pytest.approx([0.5, 0.3, 0.2], rel=1e-3)
+
+
+def two_links(first: float, second: float) -> dict:
+    links = fitnet(share=first)
+    return links | dict(other=dict(fitnet()['fpn'], share=second, levels=[1]))
+
+
+def test_links_that_leave_the_task_nothing_are_refused():
+    small = toys.classifier()
+    with pytest.raises(ConfigError, match='links fpn, other.*0.6 .*0.4.*nothing'):
+        build(distill_cfg(small, small, two_links(0.6, 0.4)))
+    links = two_links(0.6, 0.4)
+    links['other']['criterion']['weight'] = 0  # does not run
+    build(distill_cfg(small, small, links))
+
+
+def test_links_that_feed_each_other_settle():
+    """Their gradients reach each other's features; what is measured is the task's."""
+    links = dict(
+        late=dict(fitnet(weight=1e3)['fpn'], share=0.8),
+        early=dict(
+            student='backbone.layer2',
+            teacher='backbone.layer2',
+            stages=[dict(type='kd_mm.ConvAdapter')],
+            criterion=dict(type='kd_mm.MSELoss', weight=1e-3),
+            share=0.8,
+        ),
+    )
+    model = build(distill_cfg(toys.classifier(), toys.classifier(base=16), links))
+    seen = []
+    for _ in range(12):
+        seen.append(backward(model)[1])
+    for name in links:
+        weights = [float(log[f'kd_{name}_weight']) for log in seen]
+        assert weights[3:] == pytest.approx(weights[3:4] * 9, rel=0.01)
+    # the late link is not measured in a probe of the early one alone
+    assert float(seen[-1]['kd_late_gradient_share']) == pytest.approx(0.8, rel=0.01)
+
+
+# ---- time ---------------------------------------------------------------------------
+
+
+def test_the_schedule_scales_the_target_and_not_the_loss():
+    model = model_of(CONSTANT, schedule=dict(warmup=2))
+    weights, losses = [], []
+    for done in range(0, 9, 2):
+        model.distiller.progress = Progress(done / 4, done, 8, 32)
+        _, log = backward(model)
+        weights.append(float(log.get('kd_fpn_weight', 0.0)))
+        losses.append(float(log['loss_kd_fpn']))
+    assert weights[0] == weights[1] == losses[0] == 0  # off; the first step measures
+    full = weights[4]
+    assert [w / full for w in weights[2:]] == pytest.approx([1 / 3, 0.6, 1], rel=0.01)
+    assert losses[1:] == pytest.approx([losses[1]] * 4, rel=1e-3)
+
+
+def test_the_target_falls_over_the_run():
+    share = Share(target=0.8, falls_to=0.25)
+    at = [share.target(Progress(None, i, None, 100)) for i in (0, 50, 100)]
+    assert at == pytest.approx([0.8, 0.5, 0.2])
+    assert share.target(Progress(None, 50, None, None)) == 0.8
+
+
+def test_freeze_after_an_epoch_the_multiplier_stays():
+    model = model_of(dict(CONSTANT, freeze_after=2, interval=2))
+    share = model.distiller.links['fpn'].share
+    for done in range(40):
+        model.distiller.progress = Progress(done / 10, done, 4, 40)
+        backward(model)
+        if done == 20:
+            frozen = share.balance.clone()
+            share.balance += 1  # whatever it is, it stays
+    assert float(share.balance) == pytest.approx(float(frozen) + 1)
+    with pytest.raises(ConfigError, match='freeze_after=9 is never reached'):
+        Share(target=0.5, freeze_after=9).check_time(Progress(0, 0, 4, 40))
+
+
+def test_a_weight_of_0_is_the_baseline():
+    alone = build(toys.classifier())
+    alone.parse_losses(losses_of(alone, classification_batch()))[0].backward()
+    own, log = backward(model_of(0.5, weight=0.0))
+    assert not any('weight' in name or 'share' in name for name in log)
+    for name, parameter in alone.named_parameters():
+        assert torch.equal(own[name], parameter.grad)
+
+
+# ---- runs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'extra',
+    [
+        dict(),
+        dict(custom_hooks=[dict(type='EMAHook')]),
+        dict(optim_wrapper=dict(accumulative_counts=2)),
+    ],
+    ids=['plain', 'ema', 'accumulation'],
+)
+def test_a_resumed_run_has_the_same_multiplier_bit_for_bit(tmp_path, extra):
+    links = fitnet(share=dict(target=0.5, interval=3))
+    cfg = distill_cfg(toys.retinanet(), toys.retinanet(width=24, base=16), links)
+    whole = runner(cfg, tmp_path / 'whole', epochs=3, **copy.deepcopy(extra))
+    whole.train()
+    half = runner(cfg, tmp_path / 'whole', epochs=3, **copy.deepcopy(extra))
+    half._resume, half._load_from = True, str(tmp_path / 'whole/epoch_1.pth')
+    half.train()
+    own, other = (run.model.state_dict() for run in (half, whole))
+    names = [name for name in own if '.share.' in name]
+    assert len(names) == 3
+    for name, value in other.items():
+        assert torch.equal(own[name], value), name
+
+
+def test_a_new_start_from_a_distilled_checkpoint_measures_anew(tmp_path):
+    cfg = distill_cfg(toys.retinanet(), toys.retinanet(), fitnet(share=0.5))
+    first = runner(cfg, tmp_path, epochs=1)
+    first.train()
+    again = runner(cfg, tmp_path, epochs=1, load_from=str(tmp_path / 'epoch_1.pth'))
+    again.train()
+    shares = [run.model.distiller.links['fpn'].share for run in (first, again)]
+    assert shares[0]._steps == shares[1]._steps == 4
+
+
+@pytest.mark.parametrize(
+    ('share', 'message'),
+    [
+        (0.0, r'links.fpn.share: expected a finite number in \(0, 1\)'),
+        (1, r'links.fpn.share: .*in \(0, 1\)'),
+        ('half', 'links.fpn.share'),
+        (dict(), 'links.fpn.share.target is missing'),
+        (dict(target=1.5), 'links.fpn.share.target'),
+        (dict(target=0.5, interval=1), 'share.interval: expected an int >= 2'),
+        (dict(target=0.5, falls_to=2), 'share.falls_to'),
+        (dict(target=0.5, frozen_after=2), 'nearest: freeze_after'),
+    ],
+)
+def test_options_are_checked(share, message):
+    with pytest.raises(ConfigError, match=message):
+        model_of(share)
