@@ -259,6 +259,7 @@ def _build_distiller(
             except LayoutError as error:
                 more = _instead(link, tapped, outputs, outputs_teacher)
                 raise ConfigError(f'{error}{more}') from error
+            guide.lend(m for stage in link.stages for m in stage.borrowed())
     ratios(targets, held)  # refuses those that leave the task nothing
     return distiller.to(device_of(student))
 

@@ -27,6 +27,9 @@ class Stage(Protocol):
     def connect(self, teacher: nn.Module) -> None:
         """Look at the teacher once."""
 
+    def borrowed(self) -> Sequence[nn.Module]:
+        """The teacher's modules that the stage runs itself."""
+
     def setup(self, pair: FeaturePair) -> None:
         """Create parameters from the shapes in ``pair``."""
 

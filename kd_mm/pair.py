@@ -150,6 +150,15 @@ class FeaturePair:
         sides = [[f[:count] for f in side] for side in (self.student, self.teacher)]
         return replace(self, student=sides[0], teacher=sides[1])
 
+    def part(self, levels: slice) -> 'FeaturePair':
+        """The same with some of the levels only."""
+        return replace(
+            self,
+            student=self.student[levels],
+            teacher=self.teacher[levels],
+            weight=self.weight[levels],
+        )
+
     def shapes(self) -> str:
         """Both sides' shapes level by level, for messages."""
         rows = zip(self.student, self.teacher, strict=False)

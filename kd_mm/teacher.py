@@ -2,7 +2,7 @@
 
 import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from os import PathLike
 from typing import Any, Literal
@@ -144,6 +144,15 @@ class Teacher:
             self.model.to(memory_format=torch.channels_last)
         if self.compile:
             _compile(self.model, '', {tap.path for tap in self.taps.taps.values()})
+
+    def lend(self, modules: Iterable[nn.Module]) -> None:
+        """Keep with the rest what stages run themselves, tapped or not.
+
+        Args:
+            modules (Iterable[nn.Module]): The teacher's own.
+        """
+        lent = set(modules)
+        self._unused = [m for m in self._unused if lent.isdisjoint(m.modules())]
 
     def _own_samples(self, inputs: Tensor, own: Tensor, samples: Sequence[Any]):
         if own.shape[2:] == inputs.shape[2:]:

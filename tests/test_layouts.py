@@ -1,11 +1,13 @@
 """Maps, tokens and vectors: everything is right on them, or refuses them at once."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import ROOT
 from helpers import trial_pair
+from torch import nn
 
 from kd_mm.criteria import Criterion
 from kd_mm.errors import ConfigError
@@ -35,7 +37,11 @@ SMALL = {
     'DAM': dict(hidden=4),
     'ReviewKD': dict(mid=4),
     'ChannelAlign': dict(transform='identity'),
+    'CrossKD': dict(rest=['layer']),
+    'BoxLoss': dict(form='deltas'),
+    'HeadLoss': dict(boxes=dict(type='kd_mm.LDLoss')),
 }
+TEACHER = nn.ModuleDict(dict(layer=nn.Tanh()))  # what a stage may borrow
 VARIANTS = [
     ('kd_mm.KDLoss', dict(sigmoid=True)),
     ('kd_mm.ConvAdapter', dict(kernel_size=3)),
@@ -76,6 +82,14 @@ def link_of(part: tuple[str, dict], kind: type) -> Link:
     return Link(name='x', student='s', teacher='t', stages=stages, criterion=criterion)
 
 
+def pair_of(part: tuple[str, dict], student, teacher):
+    """One level; a head's two branches where both are needed."""
+    pair = trial_pair(student, teacher)
+    if part[0] == 'kd_mm.HeadLoss':
+        pair = replace(pair, student=[student] * 2, teacher=[teacher] * 2, weight=[])
+    return pair
+
+
 def features(form: str, seed: int = 0) -> torch.Tensor:
     return torch.randn(
         FORMS[form], generator=torch.Generator().manual_seed(seed), requires_grad=True
@@ -101,18 +115,18 @@ def test_is_finite_and_teaches_or_refuses_before_training(kind, part, form):
     link = link_of(part, kind)
     own = link.stages[0] if kind is Stage else link.criterion
     student, teacher = features(form), features(form, 1).detach()
-    pair = trial_pair(student, teacher)
+    pair = pair_of(part, student, teacher)
     if form not in own.layouts:
         with pytest.raises(LayoutError, match='TokensToMap|tap ') as refused:
-            link.setup(pair)
+            link.setup(pair, TEACHER)
         assert form in str(refused.value) and 'level 0' in str(refused.value)
         return
     if part[0] == 'kd_mm.TokensToMap' and form == MAP:
         with pytest.raises(ConfigError, match='nothing to do'):
-            link.setup(pair)
+            link.setup(pair, TEACHER)
         return
     with torch.no_grad():
-        link.setup(trial_pair(student.detach(), teacher))
+        link.setup(pair_of(part, student.detach(), teacher), TEACHER)
     if part[0] == 'kd_mm.ChannelAlign':
         link.stages[0].fit([])
     for sample, index in zip(pair.samples, range(N), strict=True):
@@ -129,7 +143,7 @@ def test_tokens_of_a_map_have_the_loss_of_the_map(part):
         pytest.skip('not defined on both')
     maps = [features(MAP, seed) for seed in (0, 1)]
     losses = [
-        criterion(trial_pair(*(in_form(m, form) for m in maps)))
+        criterion(pair_of(part, *(in_form(m, form) for m in maps)))
         for form in (MAP, TOKENS)
     ]
     torch.testing.assert_close(*losses)
@@ -143,14 +157,14 @@ def test_a_vector_is_one_token_and_a_map_of_one_cell(part):
     if VECTOR not in criterion.layouts or part[0] in ('kd_mm.CRDLoss', 'kd_mm.DKDLoss'):
         pytest.skip('not defined on it, or on nothing else')
     vectors = [features(VECTOR, seed) for seed in (0, 1)]
-    expected = criterion(trial_pair(*vectors))
+    expected = criterion(pair_of(part, *vectors))
     if TOKENS in criterion.layouts:
         torch.testing.assert_close(
-            criterion(trial_pair(*(v[:, None] for v in vectors))), expected
+            criterion(pair_of(part, *(v[:, None] for v in vectors))), expected
         )
     if MAP in criterion.layouts:
         torch.testing.assert_close(
-            criterion(trial_pair(*(v[..., None, None] for v in vectors))), expected
+            criterion(pair_of(part, *(v[..., None, None] for v in vectors))), expected
         )
 
 

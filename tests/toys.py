@@ -115,6 +115,58 @@ def gfl(*, width: int = 16, classes: int = 4) -> ConfigDict:
     return model
 
 
+def fcos(*, width: int = 16, classes: int = 4) -> ConfigDict:
+    """FCOS on ResNet-18."""
+    model = retinanet(width=width, classes=classes)
+    model.type = 'mmdet.FCOS'
+    model.bbox_head = _dense_head(
+        'FCOSHead',
+        width,
+        classes,
+        norm_cfg=dict(type='GN', num_groups=4),
+        loss_bbox=dict(type='IoULoss', loss_weight=1.0),
+        loss_centerness=dict(type='CrossEntropyLoss', use_sigmoid=True),
+    )
+    model.train_cfg = None
+    return model
+
+
+def rtmdet(*, widen: float = 0.125, classes: int = 4) -> ConfigDict:
+    """RTMDet with three levels, which share convolutions and not norms."""
+    model = yolox(widen=widen, classes=classes)
+    width = int(256 * widen)
+    model.type = 'mmdet.RTMDet'
+    model.neck = dict(
+        type='CSPNeXtPAFPN',
+        in_channels=[width, width * 2, width * 4],
+        out_channels=width,
+        num_csp_blocks=1,
+    )
+    model.bbox_head = dict(
+        type='RTMDetSepBNHead',
+        num_classes=classes,
+        in_channels=width,
+        feat_channels=width,
+        stacked_convs=1,
+        with_objectness=False,
+        exp_on_reg=False,
+        share_conv=True,
+        anchor_generator=dict(type='MlvlPointGenerator', offset=0, strides=[8, 16, 32]),
+        bbox_coder=dict(type='DistancePointBBoxCoder'),
+        loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True, beta=2.0),
+        loss_bbox=dict(type='GIoULoss', loss_weight=2.0),
+        norm_cfg=dict(type='BN'),
+        act_cfg=dict(type='SiLU'),
+    )
+    model.train_cfg = dict(
+        assigner=dict(type='DynamicSoftLabelAssigner', topk=13),
+        allowed_border=-1,
+        pos_weight=-1,
+        debug=False,
+    )
+    return model
+
+
 def yolox(*, widen: float = 0.125, classes: int = 4) -> ConfigDict:
     """YOLOX with three levels."""
     width = int(256 * widen)

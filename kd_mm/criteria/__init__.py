@@ -1,20 +1,33 @@
 """Criteria: a pure function each, and a thin module that a config can name."""
 
+from .anchors import AnchorCriterion
 from .attention import ATLoss, attention_loss, attention_map
 from .base import Criterion
+from .boxes import BoxLoss, LDLoss, box_terms, ld_terms
 from .crd import CRDLoss, nce_loss
 from .cwd import CWDLoss, cwd_loss
 from .dist import DISTLoss, dist_loss
 from .dkd import DKDLoss, dkd_loss
 from .fgd import FGDLoss
 from .hcl import HCLLoss, hcl_loss
+from .head import HeadLoss, confidence
 from .kd import KDLoss, binary_kd_loss, kd_loss, z_scores
 from .mse import MSELoss, mse_loss
 from .ofd import OFDLoss, partial_l2_loss
 from .pkd import PKDLoss, pkd_loss, standardise
+from .qfl import QFLLoss, qfl_terms
 from .similarity import SPLoss, similarity_loss
 
 __all__ = [
+    'qfl_terms',
+    'ld_terms',
+    'confidence',
+    'box_terms',
+    'QFLLoss',
+    'LDLoss',
+    'HeadLoss',
+    'BoxLoss',
+    'AnchorCriterion',
     'ATLoss',
     'CRDLoss',
     'CWDLoss',

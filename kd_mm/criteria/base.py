@@ -100,14 +100,22 @@ class Criterion(nn.Module):
 
     def total(self, pair: FeaturePair) -> Tensor:
         """Sum over the levels of ``pair``, not weighted yet; autocast is off."""
+        self.check_shapes(pair)
         terms = [
             self._level(s.float(), t.float(), w)
             for s, t, w in zip(pair.student, pair.teacher, pair.weight, strict=True)
         ]
         return torch.stack(terms).sum()
 
-    def _level(self, student: Tensor, teacher: Tensor, weight: Tensor | None) -> Tensor:
-        if student.shape != teacher.shape:
+    def check_shapes(self, pair: FeaturePair) -> None:
+        """Refuse sides of other shapes.
+
+        Raises:
+            ConfigError: Names both and what helps.
+        """
+        for student, teacher in zip(pair.student, pair.teacher, strict=True):
+            if student.shape == teacher.shape:
+                continue
             widths = {channels_first(side).shape[1] for side in (student, teacher)}
             other = self.compares_classes and len(widths) > 1
             help = OTHER_CLASSES if other else remedy(student, teacher)
@@ -115,6 +123,8 @@ class Criterion(nn.Module):
                 f'{type(self).__name__} compares equal shapes, got student '
                 f'{tuple(student.shape)} and teacher {tuple(teacher.shape)}; {help}'
             )
+
+    def _level(self, student: Tensor, teacher: Tensor, weight: Tensor | None) -> Tensor:
         student, teacher = channels_first(student), channels_first(teacher)
         if weight is None:
             return self.loss(student, teacher)

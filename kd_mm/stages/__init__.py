@@ -2,8 +2,10 @@
 
 from .base import Stage
 from .conv_adapter import ConvAdapter
+from .cross_kd import CrossKD
 from .dpk import DPK
 from .kcd import ChannelAlign
+from .match_moments import MatchMoments
 from .mgd import MGD
 from .ofd import OFD
 from .resize import Resize
@@ -19,6 +21,8 @@ __all__ = [
     'OFD',
     'ChannelAlign',
     'ConvAdapter',
+    'CrossKD',
+    'MatchMoments',
     'Resize',
     'ReviewKD',
     'Stage',

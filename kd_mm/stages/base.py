@@ -1,6 +1,7 @@
 """What every stage of a link is."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
 
 from mmengine.runner import Runner
 from torch import nn
@@ -10,6 +11,25 @@ from ..criteria.base import Criterion
 from ..link import Link
 from ..pair import LAYOUTS, FeaturePair, channels, check_layouts
 from ..schedule import Progress
+
+Lent = TypeVar('Lent')
+
+
+class Borrowed(Generic[Lent]):
+    """Modules of another network that a stage uses without owning them.
+
+    No state dict, optimiser, ``.to()`` or walk over modules finds them, and copies of
+    the stage share them.
+
+    Args:
+        it (object): A module, or modules in lists.
+    """
+
+    def __init__(self, it: Lent) -> None:
+        self.it = it
+
+    def __deepcopy__(self, memo: dict) -> 'Borrowed':
+        return self
 
 
 class Stage(nn.Module):
@@ -63,10 +83,16 @@ class Stage(nn.Module):
         return True
 
     def connect(self, teacher: nn.Module) -> None:
-        """Look at the teacher once, before :meth:`setup`, and copy what is needed.
+        """Look at the teacher once, before :meth:`setup`.
 
-        A stage keeps no module of the teacher: it would be saved, moved and trained.
+        A module of it that is kept as an attribute would be saved, moved and trained:
+        copy what is needed, or keep it :class:`Borrowed` and name it in
+        :meth:`borrowed`.
         """
+
+    def borrowed(self) -> Sequence[nn.Module]:
+        """Modules of the teacher that :meth:`forward` runs; after :meth:`setup`."""
+        return ()
 
     def setup(self, pair: FeaturePair) -> None:
         """Create parameters from the shapes in ``pair``.
