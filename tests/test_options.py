@@ -186,8 +186,9 @@ NUMERIC = [
 )
 def test_every_number_of_every_part_is_checked(name, key):
     part = registered()[name]
+    values = dict(depth=20, form='deltas')
     needed = {
-        k: 20 if k == 'depth' else {}
+        k: values.get(k, {})
         for k, option in options_of(part).items()
         if option.default is inspect.Parameter.empty
     }

@@ -6,7 +6,9 @@ import pickle
 import pytest
 import torch
 import toys
+from conftest import ROOT
 from helpers import build, detection_batch, distill_cfg, losses_of, train_steps
+from mmengine.config import Config
 
 from kd_mm.errors import ConfigError
 from kd_mm.pair import FeaturePair
@@ -142,6 +144,15 @@ def test_the_students_last_layers_get_no_gradient_of_it(kind):
     assert not any(k.startswith('distiller.') for k in model.state_dict())
     assert not list(model.distiller.parameters())
     assert losses['kd_head_classes'] > 0 and losses['kd_head_boxes'] > 0
+
+
+@pytest.mark.parametrize(('kind', 'convs'), [('fcos', 4), ('yolox', 2)])
+def test_snippets_without_a_shipped_config_fit_their_heads(kind, convs):
+    net = getattr(toys, kind)()
+    net.bbox_head.stacked_convs = convs
+    snippet = Config.fromfile(ROOT / 'configs/_base_/crosskd_heads.py')
+    model = build(distill_cfg(net, net, snippet[f'crosskd_{kind}']))
+    assert float(losses_of(model, detection_batch())['loss_kd_head']) > 0
 
 
 def test_cross_predictions_are_what_the_teachers_head_gives():

@@ -1,0 +1,9 @@
+_base_ = [
+    '../_base_/pairs/retinanet_r101_r50.py', '../_base_/crosskd_heads.py',
+    '../_base_/dpk_fpn.py'
+]
+model = dict(
+    inherit=['neck', 'bbox_head'],
+    links=dict(
+        head={{_base_.crosskd_retinanet.head}}, fpn={{_base_.dpk_retina_fpn.fpn}}))
+optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))  # DPK's authors'
