@@ -12,6 +12,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
+from .auto import AUTO, check_method, find_links
 from .distiller import Distiller
 from .errors import ConfigError, nearest, within
 from .hooks.distill_hook import attach_to_runners
@@ -114,7 +115,7 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
     *,
     student: object,
     teacher: dict,
-    links: dict[str, dict],
+    links: dict[str, dict] | str = AUTO,
     inherit: Sequence[str] = (),
     gradient_share_interval: Natural = 50,
     trial_size: tuple[Count, Count] | None = None,
@@ -131,7 +132,9 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
             MMPretrain. Or such a model, built: it becomes the distilled one itself and
             keeps the weights that it has.
         teacher (dict): Keyword arguments of :class:`kd_mm.teacher.Teacher`.
-        links (dict[str, dict]): Keyword arguments of :class:`kd_mm.link.Link` by name.
+        links (dict[str, dict] | str): Keyword arguments of :class:`kd_mm.link.Link` by
+            name; or the name of a method, whose links are found from what both networks
+            give (:func:`kd_mm.auto.find_links`). Defaults to 'auto'.
         inherit (Sequence[str]): Modules whose first weights come from the teacher
             where names and shapes match, e.g. ``['neck', 'bbox_head']``.
             Defaults to none.
@@ -212,16 +215,21 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
 def _build_distiller(
     student: nn.Module,
     teacher: dict,
-    links: dict[str, dict],
+    links: dict[str, dict] | str,
     share_interval: int,
     stop_on_nan: bool,
     trial_size: Sequence[int] | None,
 ) -> Distiller:
-    built = {}
-    for name, cfg in links.items():
-        built[name] = Link(name=name, **cfg)
+    size = (trial_size[0], trial_size[1]) if trial_size else None
+    # links that are given are looked at before a large teacher is read
+    built = {} if isinstance(links, str) else _built(links)
     guide = Teacher(**teacher)
     refuse_other_inputs(guide.model, 'teacher')
+    where = ''
+    if isinstance(links, str):
+        where = f'links={links!r}: '
+        links = find_links(student, guide, links, size=size)
+        built = _built(links)
     taps = {}
     for side, model in (('student', student), ('teacher', guide.model)):
         users = {
@@ -230,7 +238,6 @@ def _build_distiller(
         taps[side] = Taps(specs=users, model=model, owner=side, links=users)
 
     guide.connect(student, taps['teacher'])
-    size = (trial_size[0], trial_size[1]) if trial_size else None
     with outputs_of(student) as outputs, outputs_of(guide.model) as outputs_teacher:
         seen = rehearse(student, guide, taps['student'], size=size)
     shape = len(seen.samples), channels(student)[0], *seen.size
@@ -243,10 +250,11 @@ def _build_distiller(
         share_interval=share_interval,
         stop_on_nan=stop_on_nan,
     )
+    distiller.links_config = copy.deepcopy(links)
     held: dict[str, list[Tensor]] = {}  # what links with a share tap
     targets: dict[str, float] = {}
     for name, link in built.items():
-        with torch.no_grad(), within(f'links.{name}.'):
+        with torch.no_grad(), within(where), within(f'links.{name}.'):
             check_features(link, seen, taps)
             pair = distiller.pair(
                 link, seen.student, seen.teacher, seen.samples, seen.size
@@ -262,6 +270,10 @@ def _build_distiller(
             guide.lend(m for stage in link.stages for m in stage.borrowed())
     ratios(targets, held)  # refuses those that leave the task nothing
     return distiller.to(device_of(student))
+
+
+def _built(links: dict[str, dict]) -> dict[str, Link]:
+    return {name: Link(name=name, **cfg) for name, cfg in links.items()}
 
 
 def _instead(
@@ -306,7 +318,10 @@ def _check_student(student: object) -> dict:
     return student
 
 
-def _check_links(links: dict[str, dict]) -> None:
+def _check_links(links: dict[str, dict] | str) -> None:
+    if isinstance(links, str):
+        check_method(links)
+        return
     if not links:
         raise ConfigError('links is empty: nothing would be distilled')
     for name, cfg in links.items():

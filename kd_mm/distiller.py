@@ -32,6 +32,8 @@ class Distiller(nn.Module):
         stop_on_nan (bool): Whether :class:`NonFiniteWatch` ends a run that is lost.
 
     Attributes:
+        links_config (dict[str, dict]): What ``links`` of a config would say; complete,
+            where they were found by themselves.
         progress (Progress | None): Where training is, as
             :class:`kd_mm.hooks.DistillHook` says before every iteration.
     """
@@ -50,6 +52,7 @@ class Distiller(nn.Module):
         teacher.belongs_to(self)
         self.links = nn.ModuleDict(links)
         self.taps = taps
+        self.links_config: dict[str, dict] = {}
         self.share_interval = share_interval
         self.step = 0
         self.measuring = True  # not in passes that the student does not learn from

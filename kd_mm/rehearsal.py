@@ -6,10 +6,10 @@ and devices are tried until the taps of both networks have fired.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from mmengine.device import get_device
@@ -24,6 +24,8 @@ from .taps import Recording, Taps
 from .teacher import Teacher
 from .trial import IMAGES, Pass, on_device, reason, stand_in, trial, trial_samples
 from .utils.randomness import kept_random
+
+Found = TypeVar('Found')
 
 # What is fed with something else than one batch of images, and what to do instead.
 _OTHER_INPUTS = dict(
@@ -65,8 +67,13 @@ class Rehearsed:
     size: Size
 
 
-class _NotReachedError(Exception):
-    """A pass that ended before every tap had fired."""
+class NotReachedError(Exception):
+    """A pass that ended before it showed what was wanted.
+
+    Args:
+        owner (str): 'student' or 'teacher'.
+        text (str): What happened.
+    """
 
     def __init__(self, owner: str, text: str) -> None:
         super().__init__(text)
@@ -112,24 +119,52 @@ def rehearse(
     Raises:
         ConfigError: If the taps of both fire at no size and on no device.
     """
-    failures: list[_NotReachedError] = []
-    tried: dict[str, None] = {}
+    return tried(
+        student,
+        guide,
+        lambda shape, device, fresh: _once(student, guide, taps, shape, device, fresh),
+        size=size,
+    )
+
+
+def tried(
+    student: nn.Module,
+    guide: Teacher,
+    once: Callable[[tuple[int, int, int], str, bool], Found],
+    *,
+    size: Size | None,
+) -> Found:
+    """What ``once`` gives for the first size, device and student that it works with.
+
+    Args:
+        student (nn.Module): The student, not yet distilled.
+        guide (Teacher): The teacher, connected.
+        once (Callable): Gets ``(C, H, W)`` of the images, the device on which both
+            networks are, and whether to take a student with fresh weights; raises
+            :class:`NotReachedError` where another attempt may do.
+        size (tuple[int, int], optional): As in :func:`rehearse`.
+
+    Raises:
+        ConfigError: If it works nowhere.
+    """
+    failures: list[NotReachedError] = []
+    sizes_tried: dict[str, None] = {}
     devices = dict.fromkeys([get_device(), 'cpu'])
     for device, fresh in itertools.product(devices, (False, True)):
         said: set[str] = set()
         for shape in _shapes_to_try(student, guide, size, device):
-            tried[' x '.join(map(str, shape))] = None
+            sizes_tried[' x '.join(map(str, shape))] = None
             try:
                 with _prepared(student, guide, device):
-                    return _once(student, guide, taps, shape, device, fresh)
-            except _NotReachedError as error:
+                    return once(shape, device, fresh)
+            except NotReachedError as error:
                 failures.append(error)
                 if str(error) in said:
                     break  # for the same reason at two sizes: the size is none
                 said.add(str(error))
     # the attempt that came furthest tells most
     told = next((f for f in failures if f.owner == 'teacher'), failures[0])
-    raise ConfigError(f'{told} (tried: images of {", ".join(tried)})') from None
+    raise ConfigError(f'{told} (tried: images of {", ".join(sizes_tried)})') from None
 
 
 def _shapes_to_try(
@@ -155,7 +190,7 @@ def _prepared(student: nn.Module, guide: Teacher, device: str) -> Iterator[None]
                 stack.enter_context(on_device(module, device))
         except Exception as error:
             text = f'no trial on {device}: {reason(error)}'
-            raise _NotReachedError('student', text) from error
+            raise NotReachedError('student', text) from error
         torch.manual_seed(0)
         yield
 
@@ -168,19 +203,9 @@ def _once(
     device: str,
     fresh: bool,
 ) -> Rehearsed:
-    size = image = shape[1:]
-    if size == sizes.padded(sizes.ODD, student.data_preprocessor):
-        image = sizes.ODD
-    inputs = torch.randn(IMAGES, *shape, device=device)
-    samples = [s.to(device) for s in trial_samples(IMAGES, size, image)]
+    inputs, samples = trial_batch(student, shape, device)
     training, predicting = _student(student, taps, inputs, samples, fresh)
-    shown = guide.rehearse(inputs, samples)
-    takes = sizes.channels(guide.model)
-    if shape[0] not in takes:
-        shown.failure += (
-            f'; it takes images of {takes[0]} channels and the student of {shape[0]}, '
-            'which nothing converts'
-        )
+    shown = shown_to_teacher(guide, inputs, samples)
     _learn(shown, guide.model, guide.taps, 'prediction')
     guide.settle(shown.reached)
     return Rehearsed(
@@ -188,8 +213,31 @@ def _once(
         predicting=predicting and predicting.map(Tensor.cpu),
         teacher=shown.recording.map(Tensor.cpu),
         samples=[_as_trained(student, s.to('cpu')) for s in samples],
-        size=size,
+        size=shape[1:],
     )
+
+
+def trial_batch(
+    student: nn.Module, shape: tuple[int, int, int], device: str
+) -> tuple[Tensor, list[Any]]:
+    """Random images, as the student's preprocessor would leave them, and samples."""
+    size = image = shape[1:]
+    if size == sizes.padded(sizes.ODD, student.data_preprocessor):
+        image = sizes.ODD
+    inputs = torch.randn(IMAGES, *shape, device=device)
+    return inputs, [s.to(device) for s in trial_samples(IMAGES, size, image)]
+
+
+def shown_to_teacher(guide: Teacher, inputs: Tensor, samples: Sequence[Any]) -> Pass:
+    """The teacher's pass on a batch of the student's."""
+    shown = guide.rehearse(inputs, samples)
+    takes = sizes.channels(guide.model)
+    if inputs.shape[1] not in takes:
+        shown.failure += (
+            f'; it takes images of {takes[0]} channels and the student of '
+            f'{inputs.shape[1]}, which nothing converts'
+        )
+    return shown
 
 
 def _as_trained(student: nn.Module, sample: Any) -> Any:
@@ -216,7 +264,7 @@ def _student(
     predicting = trial(twin, taps, inputs, samples, mode='predict')
     try:
         _learn(training, student, taps, 'training')
-    except _NotReachedError as error:
+    except NotReachedError as error:
         if not predicting.useful:
             raise
         _learn(predicting, student, taps, 'prediction')
@@ -243,7 +291,7 @@ def _learn(shown: Pass, model: nn.Module, taps: Taps, when: str) -> None:
         taps.learn(shown.recording, when=when)
         return
     missing = [str(tap) for tap, calls in shown.recording.calls.items() if not calls]
-    raise _NotReachedError(
+    raise NotReachedError(
         taps.owner,
         f'the {taps.owner} {type(model).__name__} cannot be tried in {when}, it fails '
         f'in front of {", ".join(missing)}: {shown.failure}',

@@ -98,7 +98,8 @@ def trial(
     """Run ``model`` once and look at its taps.
 
     The pass is over when every tap has fired and a second child without taps begins:
-    the first may still change in place what was tapped.
+    the first may still change in place what was tapped. Without taps it runs to its
+    end.
 
     Args:
         model (nn.Module): Student or teacher; its modes are restored.
@@ -121,7 +122,8 @@ def trial(
 
     def enter(name: str, child: nn.Module) -> None:
         called.add(child)
-        if name not in tapped and seen and all(seen[0].calls.values()):
+        fired = seen and seen[0].calls and all(seen[0].calls.values())
+        if name not in tapped and fired:
             behind.add(name)
             if len(behind) > 1:
                 raise AllTapped

@@ -18,6 +18,7 @@ from ..registry import HOOKS
 from ..schedule import Progress, takes_note
 from ..sizes import data_of_run
 from ..teacher import Teacher
+from ..utils.kinds import is_type
 from ..utils.wrappers import unwrapped
 from .restore_hook import RestoreHook
 
@@ -34,7 +35,7 @@ def attach_to_runners() -> None:
     """
     if hasattr(Runner.call_hook, '__wrapped__'):
         return
-    Runner.build_model = _telling_data(Runner.build_model)
+    Runner.build_model = _telling_links(_telling_data(Runner.build_model))
     FlexibleRunner.train = _telling_data(FlexibleRunner.train)
     for kind in (Runner, FlexibleRunner):
         kind.call_hook = _serving(kind.call_hook)
@@ -47,6 +48,34 @@ def _telling_data(original):
             return original(self, *args)
 
     return build
+
+
+def _telling_links(original):
+    @functools.wraps(original)
+    def build(self, *args):
+        model = original(self, *args)
+        _write_links(self, unwrapped(model))
+        return model
+
+    return build
+
+
+def _write_links(runner: Runner, model: nn.Module) -> bool:
+    """Put links that were found by themselves into the runner's config.
+
+    Whoever trains the written config again finds nothing anew.
+
+    Returns:
+        bool: Whether they were not there yet.
+    """
+    cfg = runner.cfg.get('model')
+    distiller = getattr(model, 'distiller', None)
+    if distiller is None or not is_type(cfg, 'kd_mm.Distill'):
+        return False
+    if isinstance(cfg.get('links'), dict):
+        return False
+    cfg['links'] = distiller.links_config
+    return True
 
 
 def _serving(original):
@@ -95,6 +124,8 @@ class DistillHook(Hook):
                 f"{', '.join(STRATEGIES)}, and MMEngine's plain Runner"
             )
         separate_schedules(runner)
+        if _write_links(runner, _student(runner)):  # a FlexibleRunner wrote it before
+            runner.dump_config()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Weights that are lost replace no good checkpoint."""
