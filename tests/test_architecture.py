@@ -33,7 +33,7 @@ FLOORS = (
     ('distiller', 'rehearsal'),
     ('unaugmented',),
     ('stages',),
-    ('analysis',),
+    ('analysis', 'auto'),
     ('hooks',),
     ('distill',),
 )

@@ -183,7 +183,9 @@ def _stride(cells: tuple[int, ...], image: Size, before: float) -> float:
     doubled = [s for s in fitting if s & (s - 1) == 0]
     if before and 2 * before in doubled:
         return 2 * before
-    return min(doubled or fitting or [ratio], key=lambda s: abs(math.log(s / ratio)))
+    return min(
+        doubled or fitting or [round(ratio)], key=lambda s: abs(math.log(s / ratio))
+    )
 
 
 def _tokens(shape: tuple[int, ...], image: Size, batch: Size) -> Level:

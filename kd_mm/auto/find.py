@@ -75,9 +75,7 @@ def find_links(
     return links
 
 
-def _features(
-    method: str, sides: tuple[Survey, Survey], *, last_only: bool
-) -> Match:
+def _features(method: str, sides: tuple[Survey, Survey], *, last_only: bool) -> Match:
     candidates = [feeding_heads(side) for side in sides]
     found = match(*candidates, last_only=last_only)
     if found is None:

@@ -27,9 +27,7 @@ class Match:
     @property
     def levels(self) -> list[tuple[Level, Level]]:
         """The levels that are compared."""
-        return [
-            (self.student.levels[i], self.teacher.levels[j]) for i, j in self.pairs
-        ]
+        return [(self.student.levels[i], self.teacher.levels[j]) for i, j in self.pairs]
 
     def describe(self) -> list[str]:
         """One line a level, for the log."""

@@ -169,23 +169,17 @@ def _fit_to_network(
         if is_type(stage, 'kd_mm.ChannelAlign'):
             widths = {(s.width, t.width) for s, t in levels}
             stage['share'] = len(widths) == 1 and len(levels) > 1
-        if is_type(stage, 'kd_mm.DAM') and stage.get('supervision') == 'cam':
-            stage['classifier'] = scores
+        if is_type(stage, 'kd_mm.DAM') and classes and 'supervision' in stage:
+            stage.update(supervision='cam', classifier=scores)  # there are no boxes
         if is_type(stage, 'kd_mm.MGD'):
             stage.update({} if classes else dict(mask='spatial', ratio=0.65))
         if is_type(stage, 'kd_mm.DPK') and not classes:
             _rebuild_by_stride(stage, levels)
     link['stages'] = stages
-    boxes = [part for part in _parts(link) if is_type(part, *_boxes_needed(part))]
-    if classes and boxes:
+    if classes and is_type(link['criterion'], 'kd_mm.FGDLoss'):
         raise ConfigError(
-            f'{boxes[0]["type"]} needs boxes, and the student classifies whole images'
+            f'links={name!r}: FGDLoss needs boxes, and the student classifies images'
         )
-
-
-def _boxes_needed(part: dict) -> tuple[str, ...]:
-    learns = part.get('supervision') == 'gt'
-    return ('kd_mm.FGDLoss', 'kd_mm.DAM') if learns else ('kd_mm.FGDLoss',)
 
 
 def _rebuild_by_stride(stage: dict, levels: list[tuple[Level, Level]]) -> None:
@@ -195,7 +189,9 @@ def _rebuild_by_stride(stage: dict, levels: list[tuple[Level, Level]]) -> None:
         min(sizes, key=lambda stride: abs(stride - student.stride))
         for student, _ in levels
     ]
-    chosen = [i for i, (s, _) in enumerate(levels) if s.stride > 11] or [len(levels) - 1]
+    chosen = [i for i, (s, _) in enumerate(levels) if s.stride > 11] or [
+        len(levels) - 1
+    ]
     stage['levels'] = chosen
     for option in ('patch', 'encoder', 'decoder'):
         values = stage[option]
@@ -217,7 +213,10 @@ def _in_order(link: dict, levels: list[tuple[Level, Level]]) -> list[dict]:
     teachers = [s for s in own if is_type(s, *_TEACHERS)]
     rest = [s for s in own if not is_type(s, *_TEACHERS)]
     differ = any(s.width != t.width for s, t in levels)
-    agree = any(is_type(s, *_RECONCILE) for s in own)
+    agree = any(
+        is_type(s, *_RECONCILE) and len(s.get('levels') or levels) == len(levels)
+        for s in own
+    )
     if differ and not agree and not is_type(link['criterion'], *_NO_WIDTHS):
         rest.insert(0, dict(type='kd_mm.ConvAdapter'))
     return [*front, *teachers, *rest]
@@ -231,9 +230,7 @@ def _needs_maps(link: dict) -> bool:
     ) or any(is_type(s, 'DAFA') or 'kernel_size' in s for s in link['stages'])
 
 
-def _maps_of_one_size(
-    levels: list[tuple[Level, Level]], *, needed: bool
-) -> list[dict]:
+def _maps_of_one_size(levels: list[tuple[Level, Level]], *, needed: bool) -> list[dict]:
     """TokensToMap and Resize, where forms or sizes differ."""
     stages = []
     forms = {level.form for pair in levels for level in pair}
@@ -243,8 +240,10 @@ def _maps_of_one_size(
     if TOKENS in forms:
         stages.append(dict(type='kd_mm.TokensToMap'))
     if any(s.size != t.size for s, t in levels):
-        cells = [sum(level.size[0] * level.size[1] for level in side)
-                 for side in zip(*levels, strict=True)]
+        cells = [
+            sum(level.size[0] * level.size[1] for level in side)
+            for side in zip(*levels, strict=True)
+        ]
         side = 'teacher' if cells[1] >= cells[0] else 'student'
         stages.append(dict(type='kd_mm.Resize', side=side, mode='area'))
     return stages

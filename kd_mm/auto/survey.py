@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..rehearsal import NotReachedError, shown_to_teacher, tried, trial_batch
+from ..rehearsal import NotReachedError, shown_to_teacher, trial_batch, tried
 from ..sizes import Size
 from ..taps import Taps
 from ..teacher import Teacher

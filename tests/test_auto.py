@@ -1,0 +1,247 @@
+"""Links found by themselves: what is compared, and that it is an ordinary dict."""
+
+import logging
+
+import pytest
+import torch
+import toys
+from helpers import (
+    build,
+    classification_batch,
+    detection_batch,
+    distill_cfg,
+    runner,
+    train_steps,
+)
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.runner._flexible_runner import FlexibleRunner
+from test_tokens import vit
+
+from kd_mm.auto import NAMES
+from kd_mm.auto.candidates import Candidate, Level
+from kd_mm.auto.match import match
+from kd_mm.auto.methods import _LAST_MAP, _LOGITS, _MAPS, _snippet, feature_link
+from kd_mm.errors import ConfigError
+from kd_mm.pair import MAP
+
+ADAPTER = dict(type='kd_mm.ConvAdapter')
+TO_MAP = dict(type='kd_mm.TokensToMap')
+CWD = dict(type='kd_mm.CWDLoss', tau=1.0, weight=10.0)
+PKD = dict(type='kd_mm.PKDLoss', weight=6.0)
+
+
+def found(student, teacher, method='auto', **kwargs):
+    """The distilled model, tried as small as its images will be."""
+    size = (64, 64) if 'Classifier' in str(student.type) else (128, 128)
+    return build(
+        distill_cfg(student, teacher, method, **kwargs) | dict(trial_size=size)
+    )
+
+
+def smaller(side: str) -> dict:
+    return dict(type='kd_mm.Resize', side=side, mode='area')
+
+
+PAIRS = {
+    'an FPN and a wider one': (
+        toys.retinanet(),
+        toys.retinanet(width=24),
+        dict(student='neck', teacher='neck', criterion=CWD, stages=[ADAPTER]),
+    ),
+    'levels of one stride go together': (
+        toys.faster_rcnn(),
+        toys.retinanet(),
+        dict(
+            student='neck',
+            teacher='neck',
+            levels=dict(student=[1, 2, 3, 4], teacher=[0, 1, 2, 3]),
+            criterion=CWD,
+        ),
+    ),
+    'the encoder in front of a decoder': (
+        toys.detr(),
+        toys.detr(),
+        dict(student='encoder', teacher='encoder', criterion=CWD),
+    ),
+    'tokens against the maps of one stride': (
+        toys.retinanet(),
+        toys.detr(),
+        dict(
+            student='neck',
+            teacher='encoder',
+            levels=dict(student=[2], teacher=[0]),
+            criterion=CWD,
+            stages=[TO_MAP, ADAPTER],
+        ),
+    ),
+    'other classes: the last map alone': (
+        toys.classifier(),
+        toys.classifier(classes=5),
+        dict(student='backbone', teacher='backbone', levels=[2], criterion=PKD),
+    ),
+    'a backbone that gives vectors: its last tokens': (
+        vit(),
+        vit(width=32),
+        dict(
+            student='backbone.ln1',
+            teacher='backbone.ln1',
+            criterion=PKD,
+            stages=[ADAPTER],
+        ),
+    ),
+    'a map against tokens of another stride': (
+        toys.classifier(),
+        vit(),
+        dict(
+            student='backbone',
+            teacher='backbone.ln1',
+            levels=dict(student=[2], teacher=[0]),
+            criterion=PKD,
+            stages=[TO_MAP, smaller('teacher'), ADAPTER],
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize('name', PAIRS)
+def test_what_feeds_the_heads_is_compared(name):
+    student, teacher, features = PAIRS[name]
+    model = found(student, teacher)
+    links = model.distiller.links_config
+    assert links['features'] == features
+    scores = 'logits' in links
+    assert scores == ('Classifier' in student.type and 'other classes' not in name)
+    batch = (
+        classification_batch() if 'Classifier' in student.type else detection_batch()
+    )
+    logs = train_steps(model, batch, steps=3, lr=0.02)
+    assert logs[-1]['loss_kd_features'] < logs[0]['loss_kd_features']
+
+
+# Of the same snippets as others, and slow.
+METHODS = sorted(set(NAMES) - {'auto', 'dafa', 'dam', 'dam_stable', 'dafa_stable'})
+
+
+WANT_BOXES = dict(fgd='FGDLoss needs boxes', kcd_sokd=r'links.features.stages\[2\] DAM')
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_every_method_finds_links_of_classifiers(name):
+    pair = toys.classifier(base=4), toys.classifier(base=8)
+    if name in WANT_BOXES:
+        with pytest.raises(ConfigError, match=f"links='{name}': {WANT_BOXES[name]}"):
+            found(*pair, name)
+        return
+    kinds = {'logits'} if name in _LOGITS else {'features'}
+    kinds = dict(crd={'vector'}, dpk={'logits', 'features'}).get(name, kinds)
+    links = found(*pair, name).distiller.links_config
+    assert set(links) == kinds
+
+
+def test_an_adapter_stands_in_front_of_what_rebuilds_some_levels_only():
+    def level(width, stride):
+        return Level(MAP, (3, width, 64 // stride, 64 // stride), stride, (8, 8))
+
+    sides = [tuple(level(w, stride) for stride in (8, 16, 32)) for w in (8, 16)]
+    places = [Candidate(('neck',), levels) for levels in sides]
+    pair = match(places[:1], places[1:], last_only=False)
+    assert pair.pairs == ((0, 0), (1, 1), (2, 2))
+    link = feature_link('dpk', pair, classes=0, scores='', classifier=False)
+    adapter, dpk = link['stages']
+    assert adapter == ADAPTER
+    assert (dpk['levels'], dpk['patch']) == ([1, 2], [4, 2])  # strides 16 and 32
+    assert dpk['decoder'] == [(1024, 4, 8), (512, 4, 8)]
+
+
+def test_constants_are_those_of_the_snippets():
+    """Of every name, in the two places it may come from; nothing but taps is left."""
+    for file, *keys in (*_MAPS.values(), *_LAST_MAP.values(), *_LOGITS.values()):
+        for key in keys:
+            link = _snippet(file, key)
+            assert set(link) <= {'stages', 'criterion'}, key
+            assert link['criterion']['type'].startswith('kd_mm.')
+
+
+@pytest.mark.parametrize('method', ['sokd_stable', 'kcd_sokd'])
+def test_found_links_given_again_are_the_same_model_bit_for_bit(method):
+    def states(links, seed=0):
+        cfg = distill_cfg(toys.retinanet(), toys.retinanet(width=24), links)
+        model = build(cfg, seed=seed)
+        return model.distiller.links_config, model.state_dict(), torch.rand(3)
+
+    links, state, drawn = states(method)
+    again = states(links)
+    assert again[0] == links
+    assert torch.equal(drawn, again[2])
+    assert all(torch.equal(again[1][name], value) for name, value in state.items())
+    # and what is found depends on the networks alone: ranks and resumed runs agree
+    assert states(method, seed=1)[0] == links
+
+
+def final(run) -> dict:
+    run.train()
+    return run.model.state_dict()
+
+
+def test_the_written_config_trains_again_without_a_search(tmp_path, monkeypatch):
+    cfg = distill_cfg(toys.retinanet(), toys.retinanet(width=24), 'auto')
+    first = runner(cfg, tmp_path / 'a', epochs=1)
+    written = Config.fromfile(next((tmp_path / 'a').glob('*.py')))
+    assert written.model.links.features.student == 'neck'
+    assert first.cfg.model.links == first.model.distiller.links_config
+    state = final(first)
+    flexible = runner(
+        cfg,
+        tmp_path / 'b',
+        epochs=1,
+        kind=FlexibleRunner,
+        env_cfg=dict(dist_cfg=dict(backend='gloo')),
+    )
+    flexible.train()
+    assert Config.fromfile(next((tmp_path / 'b').glob('*.py'))).model == written.model
+
+    monkeypatch.setattr('kd_mm.distill.find_links', None)
+    again = final(runner(written.model.to_dict(), tmp_path / 'c', epochs=1))
+    assert all(torch.equal(again[name], value) for name, value in state.items())
+
+
+def test_the_links_are_in_the_log_as_they_would_stand_in_a_config():
+    said = []
+    logger, handler = MMLogger.get_current_instance(), logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger.addHandler(handler)
+    try:
+        model = found(toys.faster_rcnn(), toys.retinanet(width=24))
+    finally:
+        logger.removeHandler(handler)
+    block = next(text for text in said if "links='auto' found" in text)
+    assert 'neck (3, 16, 16, 16) stride 8 <- neck (3, 24, 16, 16) stride 8' in block
+    code = block[block.index('links=dict(') :]
+    assert eval(f'dict({code})') == dict(links=model.distiller.links_config)
+
+
+def test_a_name_that_is_no_method_is_refused_before_anything_is_built():
+    with pytest.raises(ConfigError, match="links='sodk' is no method; nearest: .*sokd"):
+        build(distill_cfg(dict(type='Nothing'), dict(type='Nothing'), 'sodk'))
+
+
+REFUSED = {
+    "links='kd' compares the class scores.*student RetinaNet: none.*'auto'": (
+        toys.retinanet(),
+        toys.retinanet(),
+        'kd',
+    ),
+    r"links='kd'.*head.fc: \(3, 4\).*head.fc: \(3, 5\)": (
+        toys.classifier(),
+        toys.classifier(classes=5),
+        'kd',
+    ),
+    'FGDLoss needs boxes': (toys.classifier(), toys.classifier(), 'fgd'),
+}
+
+
+@pytest.mark.parametrize('text', REFUSED)
+def test_what_cannot_be_compared_is_refused_with_both_sides(text):
+    with pytest.raises(ConfigError, match=text):
+        found(*REFUSED[text])
