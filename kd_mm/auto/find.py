@@ -13,6 +13,8 @@ from .match import Match, match
 from .methods import check_method, feature_link, logits_link, parts_of, vector_link
 from .survey import Survey, survey
 
+SHARE = 0.5  # of the gradient at the features, of every link: no weight is a guess
+
 
 def find_links(
     student: nn.Module, guide: Teacher, method: str, *, size: Size | None
@@ -55,7 +57,7 @@ def find_links(
                 scores=scores[1].specs[0] if scores[1] else '',
                 classifier=classifier,
             )
-            links['features'] = _taps(found) | link
+            links['features'] = _taps(found) | link | dict(share=SHARE)
             said += found.describe()
             continue
         if not same_classes and part == 'logits' or not all(scores):
@@ -67,7 +69,7 @@ def find_links(
             else logits_link(method, classes=classes[0], sigmoid=sides[0].sigmoid)
         )
         taps = [f'{s.specs[0]}{before}' for s in scores if s]
-        links[part] = dict(student=taps[0], teacher=taps[1]) | link
+        links[part] = dict(student=taps[0], teacher=taps[1], share=SHARE, **link)
         said.append(f'{taps[0]} <- {taps[1]} ({classes[0]} classes)')
     # in the order in which a dumped config has them, so that both are one training
     links = {name: links[name] for name in sorted(links)}
