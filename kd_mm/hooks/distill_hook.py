@@ -21,6 +21,7 @@ from ..teacher import Teacher
 from ..utils.kinds import is_type
 from ..utils.wrappers import unwrapped
 from .restore_hook import RestoreHook
+from .watch import Watch
 
 STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy')  # of a FlexibleRunner
 
@@ -111,6 +112,7 @@ class DistillHook(Hook):
 
     def __init__(self) -> None:
         self._active: set[str] = set()  # links in the last iteration
+        self._watch = Watch()
 
     def _stages(self, runner: Runner) -> Iterator:
         for link in _distiller(runner).links.values():
@@ -159,6 +161,7 @@ class DistillHook(Hook):
             except ConfigError as error:
                 text = str(error).removeprefix(f'links.{name}: ')
                 raise ConfigError(f'links.{name}: {text}') from error
+        self._watch.begin(runner)
         distiller.teacher.check_differs(_student(runner))
         if distiller.teacher.validate:
             self._validate(runner, distiller.teacher)
@@ -187,6 +190,10 @@ class DistillHook(Hook):
             progress = Progress.of(runner, ahead=1)
             for stage in self._stages(runner):
                 stage.note(runner, progress)
+            self._watch.note(runner, dict(_distiller(runner).links.items()), progress)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        self._watch.validated(runner, metrics)
 
     @staticmethod
     def _check_batch_size(runner: Runner, link: Link) -> None:

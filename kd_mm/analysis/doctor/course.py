@@ -1,0 +1,353 @@
+"""A few training steps on a copy: does the link teach, and what does it cost?"""
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mmengine.optim import build_optim_wrapper
+from torch import Tensor, nn
+
+from ...utils.kinds import default_scope, type_text
+from ...utils.randomness import kept_random
+from .finding import Finding, fine, look, wrong
+from .patient import Patient, without_amp
+
+FAINT, STRONG = 0.01, 0.99  # shares of the gradient worth a look
+NOTHING, ALL = 5e-4, 0.9995  # and those that cannot be meant
+FALLS = 0.002  # part of the loss that goes in a few steps
+HALF = 65504  # the largest number of fp16
+
+
+@dataclass
+class Course:
+    """What some steps showed.
+
+    Attributes:
+        losses (list[dict[str, float]]): By name, of every step.
+        shares (list[dict[str, float]]): Of the gradient, by link.
+        seconds (list[float]): Of every step.
+        unused (list[str]): Parameters that were to learn and got no gradient.
+        failure (str): Why it ended early.
+        lr_divided (int): By what the learning rate was divided.
+    """
+
+    losses: list[dict[str, float]] = field(default_factory=list)
+    shares: list[dict[str, float]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    failure: str = ''
+    lr_divided: int = 1
+
+    @property
+    def finite(self) -> bool:
+        """Whether all losses were."""
+        return all(
+            v == v and abs(v) < 1e30 for row in self.losses for v in row.values()
+        )
+
+    def sums(self, *, link: str | None) -> list[float]:
+        """A link's loss of every step, or (None) the task's."""
+        out = []
+        for row in self.losses:
+            if link is None:
+                rows = [v for k, v in row.items() if not k.startswith('loss_kd_')]
+            else:
+                rows = [v for k, v in row.items() if _belongs(k, link)]
+            out.append(sum(rows))
+        return out
+
+
+def _belongs(key: str, link: str) -> bool:
+    return key == f'loss_kd_{link}' or key.startswith(f'loss_kd_{link}_')
+
+
+def run(patient: Patient, *, linked: bool, lr_divided: int = 1) -> Course:
+    """Take the steps, on batches that come again and again.
+
+    Args:
+        patient (Patient): Whose; a copy of it trains.
+        linked (bool): Whether with the distillation.
+        lr_divided (int): Divides the learning rate. Defaults to 1.
+    """
+    course = Course(lr_divided=lr_divided)
+    with kept_random(patient.device), default_scope(patient.cfg):
+        torch.manual_seed(0)
+        model = patient.copy(linked=linked)
+        wrapper = _optimizer(patient, model, lr_divided)
+        for step in range(patient.steps):
+            batch = patient.batches[step % len(patient.batches)]
+            start = time.perf_counter()
+            try:
+                _step(model, wrapper, batch, course)
+            except Exception as error:  # noqa: BLE001  (whatever a training may do)
+                course.failure = f'{type(error).__name__}: {error}'
+                break
+            course.seconds.append(time.perf_counter() - start)
+            if not course.finite:
+                break
+    return course
+
+
+def _optimizer(patient: Patient, model: nn.Module, lr_divided: int) -> Any:
+    cfg = patient.runner.cfg.optim_wrapper.to_dict()
+    if patient.device.type == 'cpu':
+        without_amp(cfg)
+    cfg.pop('accumulative_counts', None)
+    wrapper = build_optim_wrapper(model, cfg)
+    for group in wrapper.param_groups:
+        group['lr'] /= lr_divided
+    return wrapper
+
+
+def _step(model: Any, wrapper: Any, batch: dict, course: Course) -> None:
+    data = model.data_preprocessor(batch, True)
+    with wrapper.optim_context(model):
+        losses = model(**data, mode='loss')
+    total, logs = model.parse_losses(losses)
+    row = {k: float(v.detach()) for k, v in logs.items() if 'loss' in k}
+    own = {k: v for k, v in row.items() if k != 'loss' or k in losses}
+    course.losses.append(own)
+    wrapper.update_params(total)
+    if not course.unused and len(course.losses) == 1:
+        course.unused = _without_gradient(model, wrapper)
+    course.shares.append(
+        {
+            name: float(share.value)
+            for name, share in model.distiller.shares.items()
+            if share.value is not None
+        }
+    )
+
+
+def _without_gradient(model: nn.Module, wrapper: Any) -> list[str]:
+    """Parameters that no loss reaches: gradients are None until one does."""
+    moved = {id(p) for p in wrapper.optimizer.state}
+    if not moved:
+        return []
+    return [
+        n for n, p in model.named_parameters() if p.requires_grad and id(p) not in moved
+    ]
+
+
+def training(patient: Patient) -> Iterator[Finding]:
+    """Shares, losses, NaN and cost, from one course with the links and one without."""
+    linked = run(patient, linked=True)
+    if not linked.failure and not _works(linked, patient):
+        gentle = run(patient, linked=True, lr_divided=10)
+        linked = gentle if _works(gentle, patient) or not linked.finite else linked
+    plain = run(patient, linked=False, lr_divided=linked.lr_divided)
+    yield from _finite(linked, plain)
+    if linked.losses and linked.finite:
+        for name, link in patient.links.items():
+            weight = float(link.criterion.weight)
+            yield _share(name, weight, linked)
+            yield _falls(name, linked)
+        yield _task(linked, plain)
+        yield _unused(patient, linked)
+        yield _cost(patient, linked, plain)
+
+
+def _works(course: Course, patient: Patient) -> bool:
+    """Whether losses are finite and those of the links fall."""
+    links = patient.links
+    return course.finite and all(change(course.sums(link=n)) > FALLS for n in links)
+
+
+def _finite(linked: Course, plain: Course) -> Iterator[Finding]:
+    check = 'steps'
+    count = len(linked.losses)
+    if linked.failure:
+        alone = ', without the links too' if plain.failure else ''
+        yield wrong(check, f'step {count + 1} failed{alone}: {linked.failure:.300}')
+    elif not linked.finite:
+        bad = [k for k, v in linked.losses[-1].items() if not abs(v) < 1e30]
+        alone = 'also' if not plain.finite else 'not'
+        yield wrong(
+            check,
+            f'{", ".join(bad)} is NaN or infinite after {count} steps, even with a '
+            f'tenth of the learning rate; {alone} without the links',
+            'see "NaN" in docs/troubleshooting.md',
+        )
+    elif linked.lr_divided > 1:
+        yield fine(
+            check,
+            f'{count} with a tenth of the learning rate; with all of it at once they '
+            'do not work, so the run needs a warm-up',
+        )
+    else:
+        yield fine(check, f'{count} steps, all losses finite')
+
+
+def _share(name: str, weight: float, course: Course) -> Finding:
+    """The link's part of the gradient at the tapped features."""
+    check = f'{name}: gradient share'
+    values = [row[name] for row in course.shares[-10:] if name in row]
+    values = [v for v in values if v == v]
+    if not values:
+        return wrong(
+            check, 'no gradient was seen', 'is the student detached or frozen?'
+        )
+    share = statistics.median(values)
+    text = f'{share:.2f} of the gradient over {len(values)} batches'
+    ratio = (1 - share) / max(share, 1e-12)
+    half = f'criterion.weight={weight * ratio:.2g} would give one half'
+    if share < 1e-7:
+        return wrong(check, f'{text}: nothing', 'the loss does not reach the student')
+    if not NOTHING < share < ALL:
+        effect = 'does nothing' if share < 0.5 else 'drowns the task'
+        return wrong(check, f'{share:.5f} of the gradient: the link {effect}', half)
+    if not FAINT < share < STRONG:
+        effect = 'is faint' if share < 0.5 else 'is nearly all there is'
+        return look(check, f'{text}: the link {effect}', half)
+    return fine(check, f'{text}; {half}')
+
+
+def change(values: list[float]) -> float:
+    """How much losses fell from the first pass over the batches to the last, as a part.
+
+    Each batch is compared with itself.
+    """
+    passes = max(2, len(values) // 4)
+    width = max(1, len(values) // passes)
+    first, last = values[:width], values[-width:]
+    return 1 - sum(last) / (sum(first) + 1e-12)
+
+
+def _falls(name: str, course: Course) -> Finding:
+    check = f'{name}: link loss'
+    values = course.sums(link=name)
+    part = change(values)
+    text = f'{values[0]:.4g} at first, {values[-1]:.4g} after {len(values)} steps'
+    if not any(values):
+        return wrong(check, f'{text}: always 0', 'see the gradient share and the taps')
+    if part < FALLS:
+        return look(
+            check,
+            f'{text}: it does not fall',
+            'does its gradient reach the student? Is the learning rate right?',
+        )
+    return fine(check, f'{text}: it falls')
+
+
+def _task(linked: Course, plain: Course) -> Finding:
+    check = 'task loss'
+    own, alone = linked.sums(link=None), plain.sums(link=None)
+    part = change(own)
+    text = f'{own[0]:.4g} at first, {own[-1]:.4g} after {len(own)} steps'
+    if not plain.finite or plain.failure:
+        return look(check, f'{text}; without the links it is not finite', 'mend that')
+    text += f', {alone[-1]:.4g} without the links'
+    risen = own[-1] - own[0] > 0.05  # what is nearly 0 may double
+    if risen and part < -0.05 and change(alone) > part + 0.1:
+        return look(check, f'{text}: the links make it rise', 'lower criterion.weight')
+    return fine(check, text)
+
+
+def _unused(patient: Patient, course: Course) -> Finding:
+    check = 'DDP'
+    own = [n for n in course.unused if n.startswith('distiller.')]
+    if own:
+        return look(
+            check,
+            f'{len(own)} parameters of the links get no gradient ({own[0]})',
+            'DDP would wait for them: leave out what does not take part',
+        )
+    if course.unused and not patient.cfg.get('find_unused_parameters'):
+        return look(
+            check,
+            f'{len(course.unused)} parameters of the student get no gradient '
+            f'({course.unused[0]}), with or without distillation',
+            'several GPUs need find_unused_parameters=True, or freeze them',
+        )
+    return fine(check, 'every parameter that learns gets a gradient')
+
+
+def _cost(patient: Patient, linked: Course, plain: Course) -> Finding:
+    """Time of a step, and what the backward pass keeps."""
+    with_, without = (
+        statistics.median(c.seconds[1:] or c.seconds) for c in (linked, plain)
+    )
+    sizes = [_kept(patient, linked=flag) / 2**20 for flag in (True, False)]
+    teacher = sum(p.numel() * p.element_size() for p in patient.teacher.parameters())
+    size = len(patient.batches[0]['inputs'])
+    return fine(
+        'cost',
+        f'a step of {size} images takes {with_:.3g} s on {patient.device.type}, '
+        f'{without:.3g} s without distillation; it keeps {sizes[0]:.0f} MiB for the '
+        f'backward pass and {sizes[1]:.0f} MiB without; the teacher has '
+        f'{teacher / 2**20:.0f} MiB',
+    )
+
+
+def _kept(patient: Patient, *, linked: bool) -> int:
+    """Bytes that autograd holds after a forward pass."""
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    model = patient.copy(linked=linked)
+    with kept_random(patient.device), default_scope(patient.cfg):
+        data = model.data_preprocessor(patient.batches[0], True)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            model(**data, mode='loss')
+    return sum(seen.values())
+
+
+@contextmanager
+def _largest(model: nn.Module) -> Iterator[dict[str, float]]:
+    """The magnitude of what every module gives."""
+    seen: dict[str, float] = {}
+
+    def note(name: str, output: Any) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point() and output.numel():
+            seen[name] = max(seen.get(name, 0.0), float(output.detach().abs().max()))
+
+    handles = [
+        m.register_forward_hook(lambda _, __, out, name=name: note(name, out))
+        for name, m in model.named_modules()
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def half_precision(patient: Patient) -> Iterator[Finding]:
+    """Would the networks overflow in fp16?"""
+    wrapper = patient.cfg.optim_wrapper
+    amp = 'Amp' in type_text(wrapper)
+    teacher_half = str(patient.cfg.model.teacher.get('dtype')) == 'fp16'
+    half = amp and str(wrapper.get('dtype')) not in ('bfloat16', 'torch.bfloat16')
+    if not (half or teacher_half):
+        return
+    model = patient.copy()
+    data = model.data_preprocessor(patient.batches[0], True)
+    both = _largest(model), _largest(patient.teacher)
+    with (
+        kept_random(patient.device),
+        torch.no_grad(),
+        both[0] as own,
+        both[1] as theirs,
+    ):
+        model(**data, mode='loss')
+    for side, seen in (('student', own), ('teacher', theirs)):
+        name = max(seen, key=lambda n: seen[n], default='')
+        if not name or seen[name] < HALF / 4:
+            continue
+        verdict = wrong if seen[name] > HALF else look
+        yield verdict(
+            'fp16',
+            f'{name} of the {side} reaches {seen[name]:.3g}; fp16 ends at {HALF}',
+            "bfloat16 (optim_wrapper.dtype, teacher dtype='bf16') has no such end",
+        )
+        return
+    top = max([*own.values(), *theirs.values()])
+    yield fine('fp16', f'the largest value is {top:.3g}, fp16 ends at {HALF}')

@@ -1,0 +1,340 @@
+"""A run as its config asks for it, set up to be looked at and not to be kept."""
+
+import copy
+import logging
+import urllib.error
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+
+from ...distiller import Distiller
+from ...errors import ConfigError
+from ...link import Link
+from ...schedule import Progress
+from ...sizes import data_of_run
+from ...unaugmented import plain_loader, spread
+from ...utils.kinds import default_scope, type_text
+from ...utils.wrappers import unwrapped
+from .finding import Finding, look, wrong
+
+BATCHES = 4  # of training images; the steps go over them again and again
+UNREACHABLE = (OSError, urllib.error.URLError, ConnectionError)
+
+
+class _Quiet(Runner):
+    """A Runner that notes what is said instead of printing it."""
+
+    said: list[str]
+
+    def _log_env(self, env_cfg: dict) -> None:
+        """It asks compilers for their versions, which takes seconds."""
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            handler.close()
+        self.said = []
+        logger.handlers[:] = [_Notes(self.said)]
+        return logger
+
+
+class _Notes(logging.Handler):
+    """Keeps the warnings of this package."""
+
+    def __init__(self, said: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.said = said
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if 'kd_mm' in record.pathname and record.levelno >= self.level:
+            self.said.append(record.getMessage())
+
+
+@dataclass
+class Patient:
+    """A distilled model, its data and its training, all of them copies.
+
+    Attributes:
+        runner (Runner): Set up as for training; its loop has not run.
+        images (int): How many images a check may look at.
+        steps (int): How many training steps a course has.
+        teacher_known (bool): Whether the teacher has the weights that the config
+            names; else nothing can be said about what it knows.
+        student_trained (bool): Whether the student is more than initialised.
+        findings (list[Finding]): What setting it up has shown.
+    """
+
+    runner: Runner
+    images: int
+    steps: int
+    teacher_known: bool
+    student_trained: bool
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def cfg(self) -> Config:
+        """The config, reduced."""
+        return self.runner.cfg
+
+    @property
+    def model(self) -> Any:
+        """The distilled student."""
+        return unwrapped(self.runner.model)
+
+    @property
+    def distiller(self) -> Distiller:
+        """Its teacher and links."""
+        return self.model.distiller
+
+    @property
+    def teacher(self) -> Any:
+        """The teacher's network."""
+        return self.distiller.teacher.model
+
+    @property
+    def links(self) -> dict[str, Link]:
+        """The links that have a weight, by name."""
+        links = dict(self.distiller.links.items())
+        return {n: link for n, link in links.items() if link.criterion.weight}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the student is."""
+        return next(self.model.parameters()).device
+
+    @cached_property
+    def batches(self) -> list[dict]:
+        """Some batches as they come in training, not preprocessed."""
+        loader, found = self.runner.train_dataloader, []
+        for batch in loader:
+            found.append(batch)
+            if len(found) == BATCHES:
+                break
+        return found
+
+    @cached_property
+    def plain(self) -> list[dict]:
+        """Batches of training images without augmentation, with their truth."""
+        cfg, dataset = self.cfg, self.runner.train_dataloader.dataset
+        return list(plain_loader(cfg, dataset, images=self.images, annotations=True))
+
+    @cached_property
+    def validation(self) -> DataLoader | None:
+        """Some of the validation images; None where there are none."""
+        loop = self.runner.val_loop
+        if loop is None:
+            return None
+        dataset = loop.dataloader.dataset
+        return DataLoader(
+            Subset(dataset, spread(len(dataset), self.images)),
+            batch_size=loop.dataloader.batch_size or 1,
+            collate_fn=loop.dataloader.collate_fn or pseudo_collate,
+        )
+
+    def copy(self, *, linked: bool = True) -> Any:
+        """A student to be trained and thrown away; it shares the teacher."""
+        model = copy.deepcopy(self.model)
+        model.distiller.share_interval = int(linked)
+        model.distiller.watch.stop = False
+        for link in model.distiller.links.values():
+            link.criterion.weight *= float(linked)
+        return model.train()
+
+
+def admit(
+    cfg: Config, folder: str, *, student: str | None, images: int, steps: int
+) -> tuple[Patient | None, list[Finding]]:
+    """Set a run up; what is in the way is noted and, where possible, left out.
+
+    Args:
+        cfg (Config): A config that distils; it is copied.
+        folder (str): An empty folder for what a runner writes.
+        student (str, optional): Checkpoint of the student.
+        images (int): How many images a check may look at.
+        steps (int): How many steps a course of training has.
+
+    Returns:
+        tuple[Patient | None, list[Finding]]: None if it cannot be built at all; and
+        what was found.
+    """
+    cfg = reduced(cfg, folder, student=student, images=images)
+    findings: list[Finding] = []
+    known = True
+    while True:
+        try:
+            with default_scope(cfg):
+                runner = _set_up(copy.deepcopy(cfg))
+            break
+        except (ConfigError, *UNREACHABLE) as error:
+            text = ' '.join(str(error).split())
+            left_out = _leave_out(cfg, text, error)
+            findings.append(wrong(_subject(text), text, left_out))
+            if not left_out:
+                return None, findings
+            known = known and cfg.model.teacher.get('checkpoint') is not None
+    patient = Patient(
+        runner,
+        images,
+        steps,
+        teacher_known=known,
+        student_trained=bool(cfg.get('load_from')) or _has_statistics(runner.model),
+    )
+    patient.findings = findings + list(_begin(patient))
+    return patient, patient.findings
+
+
+def reduced(cfg: Config, folder: str, *, student: str | None, images: int) -> Config:
+    """The config without workers, files, plots and large batches."""
+    cfg = copy.deepcopy(cfg)
+    cfg.work_dir, cfg.resume, cfg.launcher = folder, False, 'none'
+    cfg.experiment_name, cfg.log_level = 'doctor', 'WARNING'
+    cfg.pop('runner_type', None)
+    cfg.visualizer = None
+    hooks = cfg.setdefault('default_hooks', {})
+    hooks.update(checkpoint=None, logger=None)
+    hooks.pop('visualization', None)
+    if student:
+        cfg.load_from = student
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        if loader := cfg.get(key):
+            loader.update(num_workers=0, persistent_workers=False)
+            loader.pop('prefetch_factor', None)
+            if isinstance(size := loader.get('batch_size'), int):
+                loader.batch_size = min(size, max(2, images // BATCHES))
+    return cfg
+
+
+def _set_up(cfg: Config) -> Runner:
+    """All that ``Runner.train`` does, except to train."""
+    runner = _Quiet.from_cfg(cfg)
+    with data_of_run(runner._train_dataloader):
+        loop: Any = runner.build_train_loop(runner._train_loop)
+    runner._train_loop = loop
+    if torch.device(next(runner.model.parameters()).device).type == 'cpu':
+        without_amp(runner.optim_wrapper)
+    loop.run = lambda: None
+    runner.train()
+    del loop.run
+    return runner
+
+
+def without_amp(wrapper: Any) -> None:
+    """Take an accelerator's mixed precision out of a config: there is none on a CPU."""
+    kind = type_text(wrapper)
+    if kind.endswith('AmpOptimWrapper') and 'CPU' not in kind:
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            wrapper.pop(key, None)
+        wrapper['type'] = 'OptimWrapper'
+
+
+def _subject(text: str) -> str:
+    """What a refusal is about."""
+    return next((w for w in ('teacher', 'links', 'student') if w in text), 'config')
+
+
+def _leave_out(cfg: Config, text: str, error: Exception) -> str:
+    """Take away what was refused; says what, or '' if there is nothing to take."""
+    model = cfg.model
+    links = [n for n in model.links if f'links.{n}' in text]
+    if links and len(model.links) > 1:
+        model.links.pop(links[0])
+        return f'the rest is looked at without links.{links[0]}'
+    teacher = model.teacher
+    unread = isinstance(error, UNREACHABLE) and '://' in str(teacher.get('checkpoint'))
+    about = 'teacher.checkpoint' in text or 'does not cover' in text or unread
+    if about and not teacher.get('allow_random'):
+        teacher.update(checkpoint=None, allow_random=True)
+        return 'the rest is looked at with a random teacher in its place'
+    if isinstance(error, UNREACHABLE) and _strip(model.student):
+        return 'the rest is looked at with a random student in its place'
+    return ''
+
+
+def _strip(part: Any) -> bool:
+    """Remove pretrained starts; whether there was one."""
+    found = False
+    if isinstance(part, dict):
+        init = part.get('init_cfg')
+        if isinstance(init, dict) and 'Pretrained' in str(init.get('type')):
+            part['init_cfg'], found = None, True
+        for value in part.values():
+            found = _strip(value) or found
+    elif isinstance(part, list | tuple):
+        for value in part:
+            found = _strip(value) or found
+    return found
+
+
+def _has_statistics(model: nn.Module) -> bool:
+    """Whether batch normalisation has seen images."""
+    student = unwrapped(model)
+    return any(
+        name.endswith('running_mean') and bool(value.any())
+        for name, value in student.named_buffers()
+        if not name.startswith('distiller.')
+    )
+
+
+def _begin(patient: Patient) -> Iterator[Finding]:
+    """What the hooks do before the first step, at the first moment all links run."""
+    runner = patient.runner
+    _jump(patient)
+    for event in ('before_train', 'before_train_epoch'):
+        try:
+            runner.call_hook(event)
+        except ConfigError as error:
+            yield wrong(_subject(str(error)), str(error))
+    _limit(patient)
+    first = patient.batches[0]
+    patient.model.train()
+    try:
+        runner.call_hook('before_train_iter', batch_idx=0, data_batch=first)
+    except ConfigError as error:
+        yield wrong(_subject(str(error)), str(error))
+    for text in runner.said:
+        yield look('warnings', text, 'see docs/troubleshooting.md')
+    factors = patient.distiller.factors()
+    for name, link in patient.distiller.links.items():
+        if not factors[name]:
+            why = 'its weight is 0' if not link.criterion.weight else 'by its schedule'
+            yield look(
+                f'links.{name}',
+                f'the link does not run: {why}',
+                'give criterion.weight, or a schedule that training reaches',
+            )
+
+
+def _limit(patient: Patient) -> None:
+    """Stages that go through images before they work have no more than the checks."""
+    for link in patient.links.values():
+        for stage in link.stages:
+            if hasattr(stage, 'images') and hasattr(stage, 'due'):
+                stage.images = min(stage.images or patient.images, patient.images)
+
+
+def _jump(patient: Patient) -> None:
+    """Go to the first twentieth of training in which every link has its full factor."""
+    runner = patient.runner
+    loop: Any = runner.train_loop
+    for part in range(20):
+        loop._iter = part * (runner.max_iters or 0) // 20
+        if all(_at_work(link, runner) for link in patient.links.values()):
+            break
+    else:
+        loop._iter = 0
+    length = len(runner.train_dataloader) if runner.max_epochs else 1
+    loop._epoch = loop._iter // max(length, 1)
+
+
+def _at_work(link: Link, runner: Runner) -> bool:
+    due = all(s.due(runner) for s in link.stages if hasattr(s, 'due'))
+    return due and link.schedule.factor(Progress.of(runner)) > 0.999

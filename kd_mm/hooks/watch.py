@@ -1,0 +1,177 @@
+"""What only training shows to be wrong, said once while it can still be stopped."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import Runner
+
+from ..link import Link
+from ..schedule import Progress
+
+FAINT, STRONG = 0.002, 0.998  # shares of the gradient that nobody means
+LASTS = 2  # notes in a row before something is said
+FALLS = 0.01  # part of the link's loss that goes in an epoch, at least
+WORSE = 0.05  # part of the validation metric that may be lost
+HIGHER = ('map', 'ap', 'top', 'accuracy', 'recall', 'precision', 'f1', 'ar', 'miou')
+
+
+class Watch:
+    """Reads the log at the end of every pass over the data, and warns.
+
+    It reads what MMEngine has on the host already, so no step waits for it, and it
+    changes nothing. After a resume it starts anew.
+    """
+
+    def __init__(self) -> None:
+        self._read: dict[str, int] = {}  # how much of every history is known
+        self._first: dict[str, list[float]] = {}  # a link's loss, by note
+        self._lasting: dict[str, int] = {}
+        self._said: set[str] = set()
+        self._best_before: dict[str, float] = {}
+        self._worse = 0
+        self._running = False
+
+    def begin(self, runner: Runner) -> None:
+        """What is in the log of an earlier run does not count."""
+        for key, buffer in runner.message_hub.log_scalars.items():
+            self._read[key] = len(buffer.data[0])
+
+    def note(
+        self, runner: Runner, links: Mapping[str, Link], progress: Progress
+    ) -> None:
+        """Look at what was logged since the last note.
+
+        Args:
+            runner (Runner): Its message hub and its logger.
+            links (Mapping[str, Link]): The links by name.
+            progress (Progress): Where training is.
+        """
+        hub = runner.message_hub.log_scalars
+        news = {key: self._news(key, buffer) for key, buffer in hub.items()}
+        for name, link in links.items():
+            prefix = f'train/kd_{name}'
+            full = link.factor(progress) > 0.999 and bool(link.criterion.weight)
+            self._running = self._running or full
+            if not full:
+                continue
+            self._share(runner, name, news.get(f'{prefix}_gradient_share'))
+            self._loss(runner, name, news.get(f'train/loss_kd_{name}'))
+            self._areas(runner, name, news.get(f'{prefix}_area'))
+            self._policy(
+                runner,
+                name,
+                news.get(f'{prefix}_policy_entropy'),
+                news.get(f'{prefix}_policy_strength'),
+            )
+
+    def validated(self, runner: Runner, metrics: Mapping[str, Any] | None) -> None:
+        """Compare a validation with the one at which the links began.
+
+        Args:
+            runner (Runner): Its logger.
+            metrics (Mapping): By name; those that are better when higher are known.
+        """
+        for key, value in (metrics or {}).items():
+            words = key.lower().replace('/', '_').split('_')
+            known = any(word.startswith(HIGHER) for word in words)
+            if known and isinstance(value, int | float) and math.isfinite(value):
+                break
+        else:
+            return
+        if not self._running or key not in self._best_before:
+            before = self._best_before.get(key, -math.inf)
+            self._best_before[key] = max(before, value)
+            return
+        start = self._best_before[key]
+        self._worse = self._worse + 1 if value < start * (1 - WORSE) else 0
+        if self._worse >= LASTS:
+            self._say(
+                runner,
+                'worse',
+                f'{key} is {value:.4g}, and was {start:.4g} when the links began: '
+                'distillation harms, or the learning rate does; lower the weight',
+            )
+
+    def _news(self, key: str, buffer: HistoryBuffer) -> np.ndarray:
+        values = buffer.data[0][self._read.get(key, 0) :]
+        self._read[key] = len(buffer.data[0])
+        return values[np.isfinite(values)]
+
+    def _share(self, runner: Runner, name: str, values: np.ndarray | None) -> None:
+        if values is None or not len(values):
+            return
+        where = f'links.{name}: its share of the gradient has been'
+        low, high = float(values.min()), float(values.max())
+        if self._lasts(f'faint {name}', high < FAINT):
+            self._say(
+                runner,
+                f'faint {name}',
+                f'{where} below {FAINT}: it does nothing; raise criterion.weight',
+            )
+        if self._lasts(f'strong {name}', low > STRONG):
+            self._say(
+                runner,
+                f'strong {name}',
+                f'{where} above {STRONG}: the task is drowned; lower criterion.weight',
+            )
+
+    def _loss(self, runner: Runner, name: str, values: np.ndarray | None) -> None:
+        """The first full pass has to lower the loss, or one of the two after it."""
+        if values is None or not len(values):
+            return
+        first = self._first.setdefault(name, [])
+        if not first:  # how it begins, then pass by pass
+            first.append(float(values[: max(1, len(values) // 10)].mean()))
+        first.append(float(values[len(values) // 2 :].mean()))
+        if len(first) == 2 + LASTS and min(first[1:]) >= (1 - FALLS) * first[0]:
+            zero = 'is 0' if not any(first) else 'has not fallen'
+            self._say(
+                runner,
+                f'loss {name}',
+                f'links.{name}: its loss {zero} since it began ({first[0]:.4g}, now '
+                f'{first[-1]:.4g}): nothing of the teacher arrives; ask '
+                'python -m kd_mm doctor',
+            )
+
+    def _areas(self, runner: Runner, name: str, values: np.ndarray | None) -> None:
+        if values is None or not len(values):
+            return
+        mean = float(values.mean())
+        if self._lasts(f'area {name}', not 0.002 < mean < 0.998):
+            extent = 'nothing' if mean < 0.5 else 'the whole image'
+            self._say(
+                runner,
+                f'area {name}',
+                f'links.{name}: the areas of DAM have collapsed, they are {extent}; '
+                'look at them with kd_mm.DrawSoKDHook',
+            )
+
+    def _policy(
+        self,
+        runner: Runner,
+        name: str,
+        entropy: np.ndarray | None,
+        strength: np.ndarray | None,
+    ) -> None:
+        if entropy is None or strength is None or not len(entropy):
+            return
+        one = float(entropy[-1]) < 0.05 and float(strength[-1]) > 0.1
+        if self._lasts(f'policy {name}', one):
+            self._say(
+                runner,
+                f'policy {name}',
+                f'links.{name}: the policy of DAFA has collapsed, it draws one pair of '
+                'operators only; lower its lr',
+            )
+
+    def _lasts(self, what: str, holds: bool) -> bool:
+        self._lasting[what] = self._lasting.get(what, 0) + 1 if holds else 0
+        return self._lasting[what] >= LASTS
+
+    def _say(self, runner: Runner, what: str, text: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            runner.logger.warning(f'kd_mm: {text}')
