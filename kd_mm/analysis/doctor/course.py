@@ -11,6 +11,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from torch import Tensor, nn
 
+from ...link import Link
 from ...utils.kinds import default_scope, type_text
 from ...utils.randomness import kept_random
 from .finding import Finding, fine, look, wrong
@@ -114,13 +115,11 @@ def _step(model: Any, wrapper: Any, batch: dict, course: Course) -> None:
     wrapper.update_params(total)
     if not course.unused and len(course.losses) == 1:
         course.unused = _without_gradient(model, wrapper)
-    course.shares.append(
-        {
-            name: float(share.value)
-            for name, share in model.distiller.shares.items()
-            if share.value is not None
-        }
-    )
+    measured = {
+        name: (model.distiller.links[name].share or share).value
+        for name, share in model.distiller.shares.items()
+    }
+    course.shares.append({n: float(v) for n, v in measured.items() if v is not None})
 
 
 def _without_gradient(model: nn.Module, wrapper: Any) -> list[str]:
@@ -143,8 +142,7 @@ def training(patient: Patient) -> Iterator[Finding]:
     yield from _finite(linked, plain)
     if linked.losses and linked.finite:
         for name, link in patient.links.items():
-            weight = float(link.criterion.weight)
-            yield _share(name, weight, linked)
+            yield _share(name, link, linked)
             yield _falls(name, linked)
         yield _task(linked, plain)
         yield _unused(patient, linked)
@@ -182,7 +180,7 @@ def _finite(linked: Course, plain: Course) -> Iterator[Finding]:
         yield fine(check, f'{count} steps, all losses finite')
 
 
-def _share(name: str, weight: float, course: Course) -> Finding:
+def _share(name: str, link: Link, course: Course) -> Finding:
     """The link's part of the gradient at the tapped features."""
     check = f'{name}: gradient share'
     values = [row[name] for row in course.shares[-10:] if name in row]
@@ -194,7 +192,9 @@ def _share(name: str, weight: float, course: Course) -> Finding:
     share = statistics.median(values)
     text = f'{share:.2f} of the gradient over {len(values)} batches'
     ratio = (1 - share) / max(share, 1e-12)
-    half = f'criterion.weight={weight * ratio:.2g} would give one half'
+    half = f'criterion.weight={link.criterion.weight * ratio:.2g} would give one half'
+    if link.share is not None:
+        return fine(check, f'{text}; it is held near {link.share.full:g} by itself')
     if share < 1e-7:
         return wrong(check, f'{text}: nothing', 'the loss does not reach the student')
     if not NOTHING < share < ALL:

@@ -19,6 +19,7 @@ def reach(patient: Patient) -> Iterator[Finding]:
         model = patient.copy()
         for other, link in model.distiller.links.items():
             link.criterion.weight *= float(other == name)
+            link.share = None  # its first step only measures
         with kept_random(patient.device), default_scope(patient.cfg):
             torch.manual_seed(0)
             data = model.data_preprocessor(patient.batches[0], True)
