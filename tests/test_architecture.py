@@ -16,6 +16,7 @@ FLOORS = (
         'registry',
         'version',
         'utils.boxes',
+        'utils.regions',
         'utils.amp',
         'utils.kinds',
         'utils.randomness',

@@ -112,7 +112,7 @@ class LDLoss(AnchorCriterion):
     Source: LD, arXiv 2102.12252, equation 3, for heads that predict a distribution of
     every side (GFL and its relatives). The sum over bins is KD's; MMDetection's loss
     (``KnowledgeDistillationKLDivLoss``) takes their mean, so a weight of 0.25 there is
-    0.25 / 17 here.
+    0.25 / 17 here. :class:`kd_mm.stages.BoxRegions` gives the paper's regions.
 
     Args:
         tau (float): Temperature. Defaults to 10.0, as published.

@@ -1,6 +1,7 @@
 """Stages: what happens to a pair of features before the criterion."""
 
 from .base import Stage
+from .box_regions import BoxRegions
 from .conv_adapter import ConvAdapter
 from .cross_kd import CrossKD
 from .dpk import DPK
@@ -19,6 +20,7 @@ __all__ = [
     'DPK',
     'MGD',
     'OFD',
+    'BoxRegions',
     'ChannelAlign',
     'ConvAdapter',
     'CrossKD',
