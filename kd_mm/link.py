@@ -283,9 +283,13 @@ class Link(nn.Module):
             return self._meaningless(self.criterion, pair)
         for stage in self.stages:
             stage.finish(pair, self.criterion)
+        if self.share is not None:
+            pair.student = self.share.end(pair.student, self.parameters())
         out = {f'loss_kd_{self.name}': factor * self.criterion(pair)}
         for name, loss in pair.losses.items():
             out[f'loss_kd_{self.name}_{name}'] = factor * loss
+        if self.share is not None:
+            out = {name: self.share.own(loss) for name, loss in out.items()}
         for name, value in pair.logs.items():
             if 'loss' in name:
                 raise ConfigError(

@@ -1,13 +1,14 @@
 """The weight that sets itself: a link holds its share of the student's gradient."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from .diagnostics import HostCopy
 from .errors import ConfigError
@@ -28,16 +29,23 @@ class Share(nn.Module):
     """Holds a link's part of the gradient at the student's features. Our choice.
 
     The part is ``|m g_kd| / (|m g_kd| + |g_task|)`` over all levels of the link. The
-    multiplier ``m`` acts on the gradient between the link and the student's features
-    and on nothing else: what the log shows as losses, and the step size of adapters
-    and other modules of the link, stay as they are.
+    multiplier ``m`` acts on the gradient alone; losses in the log stay as they are.
 
-    Both norms are read off in the backward pass of a *probe*, a step in which no link
+    The gradient is scaled in two places. Where it leaves the link for the student's
+    features it has the wanted part. Where it enters, between the criterion and the
+    last stage, it is as large as the task's: adapters and other modules of the link
+    learn as a layer of the student in that place would, however little of it they let
+    through. So neither side depends on the criterion's weight, and a part that suits
+    the student breaks no module of the link. Extra losses of stages are scaled with
+    the criterion's.
+
+    The norms are read off in the backward pass of a *probe*, a step in which no link
     with a share gives the student anything: ``g_task`` is then the task's alone, also
     where features of links follow on each other in the network. The first step is one,
-    so a link never acts at a weight that nobody measured. Then ``m`` is known in
-    closed form; its logarithm moves half of the way there in every later probe. Sums of
-    squares are added up over ranks, so all have the same ``m``.
+    and until a probe has succeeded the link's modules do not learn either, so nothing
+    ever acts at a weight that nobody measured. Then ``m`` is known in closed form; its
+    logarithm moves half of the way there in every later probe. Sums of squares are
+    added up over ranks, so all have the same ``m``.
 
     Links that meet on a feature have parts of one whole: the task keeps what their
     targets leave.
@@ -76,8 +84,9 @@ class Share(nn.Module):
         super().__init__()
         self.full, self.interval, self.falls_to = target, interval, falls_to
         self.freeze_after, self.by_epoch = freeze_after, by_epoch
-        # the logarithm of |g_task| / |g_kd|, and whether it ever was found
-        self.register_buffer('balance', torch.zeros(()))
+        # logarithms of |g_task| / |g_kd|, at the student's features and at the end of
+        # the link, and whether they ever were found
+        self.register_buffer('balance', torch.zeros(2))
         self.register_buffer('measured', torch.zeros(()))
         self.restart()
 
@@ -89,6 +98,7 @@ class Share(nn.Module):
         self.weight: Tensor | None = None
         self.value: Tensor | None = None
         self._steps = 0
+        self._own: Tensor | None = None
         self._probe: _Probe | None = None
         self._doubt: HostCopy | None = None
 
@@ -119,11 +129,6 @@ class Share(nn.Module):
             return False
         return progress.at(self.by_epoch) >= self.freeze_after
 
-    def multiplier(self, ratio: float) -> Tensor:
-        """``m`` for a ratio of the two gradients; 0 as long as nothing is known."""
-        log = (self.balance.float() + math.log(ratio)).clamp(-BOUND, BOUND)
-        return torch.where(self.measured > 0, log.exp(), 0.0)
-
     # ---- one step -------------------------------------------------------------
 
     def count(self) -> None:
@@ -140,13 +145,40 @@ class Share(nn.Module):
             ratio (float): The wanted ``|m g_kd| / |g_task|``.
             probe (bool): Whether to measure, and let nothing arrive. Defaults to False.
         """
-        self.weight = weight = self.multiplier(ratio).detach()
+        student, own = self.balance.float().unbind()
+        student = (student + math.log(ratio)).clamp(-BOUND, BOUND)
+        known = self.measured > 0
+        self.weight = torch.where(known, student.exp(), 0.0)
+        self._own = own.exp()
         if not all(feature.requires_grad for feature in features):
             return list(features)
         if probe:
-            self._probe = _Probe(len(features), weight)
+            self._probe = _Probe(len(features), self.weight, self._own)
             return [self._probe.alias(feature) for feature in features]
-        return [_scaled(feature, weight) for feature in features]
+        self._own = torch.where(known, self._own, 0.0)
+        rest = torch.where(known, (student - own).exp(), 0.0)
+        return [_scaled(feature, rest) for feature in features]
+
+    def end(
+        self, features: list[Tensor], parameters: Iterable[nn.Parameter]
+    ) -> list[Tensor]:
+        """What the criterion gets of the student's side, to measure what it sends.
+
+        Args:
+            features (list[Tensor]): As the last stage left them.
+            parameters (Iterable[nn.Parameter]): Of the link, which do not learn yet.
+        """
+        if self._probe is None:
+            return features
+        if self._steps <= SETTLED:
+            self._probe.keep(parameters, self.measured > 0)
+        return [self._probe.watch(feature) for feature in features]
+
+    def own(self, loss: Tensor) -> Tensor:
+        """A loss of the link, whose gradient is scaled for the link's own modules."""
+        if self._own is None or not loss.requires_grad:
+            return loss
+        return _scaled(loss, self._own)
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -156,18 +188,18 @@ class Share(nn.Module):
         probe, self._probe = self._probe, None
         squares = probe.squares(self.balance)
         all_reduce(squares)
-        kd, task = squares.sqrt()
-        fine = kd.isfinite() & task.isfinite() & (kd > 0) & (task > 0)
-        wanted = (task / kd).log().clamp(-BOUND, BOUND)
+        task, student, end = squares.sqrt()
+        both = torch.stack([student, end])
+        fine = task.isfinite() & (task > 0) & both.isfinite().all() & (both > 0).all()
+        wanted = (task / both).log().clamp(-BOUND, BOUND)
         way = wanted - self.balance.float()
-        step = torch.where(
-            self.measured > 0, (SPEED * way).clamp(-LIMIT, LIMIT), way
-        )  # fmt: skip
-        self.balance += torch.where(fine, step, 0.0).to(self.balance.dtype)
-        self.measured += (fine & (self.measured < 1)).to(self.measured.dtype)
-        kd = kd * probe.weight
-        before = torch.zeros_like(kd) if self.value is None else self.value
-        self.value = torch.where(fine, kd / (kd + task), before)
+        bounded = (SPEED * way).clamp(-LIMIT, LIMIT)
+        way = torch.where(self.measured > 0, bounded, way)
+        self.balance += torch.where(fine, way, 0.0).to(self.balance.dtype)
+        self.measured.copy_((fine | (self.measured > 0)).to(self.measured.dtype))
+        held = student * probe.weight
+        before = torch.zeros_like(held) if self.value is None else self.value
+        self.value = torch.where(fine, held / (held + task), before)
         self._doubts()
 
     def _doubts(self) -> None:
@@ -202,36 +234,66 @@ class Share(nn.Module):
 
 
 class _Probe:
-    """What the backward pass of one step says about one link."""
+    """What the backward pass of one step says about one link.
 
-    def __init__(self, levels: int, weight: Tensor) -> None:
-        self.levels, self.weight = levels, weight
-        self._found: list[tuple[Tensor, Tensor]] = []
+    Args:
+        levels (int): How many features the link has.
+        weight (Tensor): The multiplier that this step would have had.
+        own (Tensor): What the gradient is scaled with where it enters the link.
+    """
+
+    def __init__(self, levels: int, weight: Tensor, own: Tensor) -> None:
+        self.levels, self.weight, self.own = levels, weight, own
+        self._found: dict[str, list[Tensor]] = dict(task=[], student=[], end=[])
+        self._handles: list[RemovableHandle] = []
+
+    def _note(self, side: str, gradient: Tensor) -> None:
+        self._found[side].append(gradient.detach().float().square().sum())
 
     def alias(self, feature: Tensor) -> Tensor:
+        """Measure what arrives from the link, let nothing through, then the task's."""
         alias = feature.view_as(feature)
-        seen: list[Tensor] = []
 
         def withhold(gradient: Tensor) -> Tensor:
-            seen.append(gradient.detach().float().square().sum())
+            self._note('student', gradient)
             return torch.zeros_like(gradient)
 
-        def compare(total: Tensor) -> None:
-            # autograd adds up all gradients of a tensor before its hooks run
-            if seen:
-                self._found.append((seen.pop(), total.detach().float().square().sum()))
-
         alias.register_hook(withhold)
-        feature.register_hook(compare)
+        # autograd adds up all gradients of a tensor before its hooks run
+        feature.register_hook(lambda gradient: self._note('task', gradient))
         return alias
 
+    def watch(self, feature: Tensor) -> Tensor:
+        """Measure what the criterion sends into the link."""
+        end = feature.view_as(feature)
+        if end.requires_grad:
+            end.register_hook(lambda gradient: self._note('end', gradient))
+        return end
+
+    def keep(self, parameters: Iterable[nn.Parameter], learning: Tensor) -> None:
+        """Let parameters of the link as they are, unless they are learning."""
+        for parameter in parameters:
+            if parameter.requires_grad:
+                hook = parameter.register_hook(
+                    lambda g: torch.where(learning.to(g.device), g, 0.0)
+                )
+                self._handles.append(hook)
+
     def squares(self, like: Tensor) -> Tensor:
-        """``(2,)``, of link and task over all levels; 0 without a backward pass."""
-        if len(self._found) != self.levels:
-            return like.new_zeros(2, dtype=torch.float32)
-        return torch.stack(
-            [torch.stack(s).sum() for s in zip(*self._found, strict=True)]
+        """``(3,)``: of the task, and of the link's at both ends of it, not scaled.
+
+        0 without a backward pass.
+        """
+        for handle in self._handles:
+            handle.remove()
+        counts = {side: len(found) for side, found in self._found.items()}
+        if not counts['task'] == counts['student'] == self.levels or not counts['end']:
+            return like.new_zeros(3, dtype=torch.float32)
+        task, student, end = (
+            torch.stack(found).sum() for found in self._found.values()
         )
+        scale = self.own.square()
+        return torch.stack([task, student / scale, end / scale])
 
 
 def _scaled(feature: Tensor, weight: Tensor) -> Tensor:
