@@ -139,7 +139,8 @@ class Distiller(nn.Module):
     ) -> None:
         """Put the multipliers of links with a share behind the student's features."""
         now = self.now()
-        held = {n: s for n in pairs if (s := self.links[n].share) is not None}
+        shares = {name: self.links[name].share for name in pairs}
+        held = {name: share for name, share in shares.items() if share is not None}
         if not held:
             return
         targets = {name: factors[name] * s.target(now) for name, s in held.items()}

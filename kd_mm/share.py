@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
@@ -18,11 +18,11 @@ from .schedule import Progress
 Part = Annotated[float, Rule('in (0, 1)', lambda x: 0 < x < 1)]
 Interval = Annotated[int, at_least(2)]  # at 1 the student would never get anything
 
+OWN = 10.0  # what enters a link, for its own modules, in parts of the task's gradient
 BOUND = math.log(1e6)  # of the multiplier, both ways
 SPEED = 0.5  # of the way to what was measured last
 LIMIT = math.log(4.0)  # on one such step, but the first
-SETTLED = 16  # steps of a link before which it is not frozen
-PATIENCE = 8  # probes without any result before that is said
+SETTLED = 16  # steps of a link in which its modules' own factor is found
 
 
 class Share(nn.Module):
@@ -33,8 +33,9 @@ class Share(nn.Module):
 
     The gradient is scaled in two places. Where it leaves the link for the student's
     features it has the wanted part. Where it enters, between the criterion and the
-    last stage, it is as large as the task's: adapters and other modules of the link
-    learn as a layer of the student in that place would, however little of it they let
+    last stage, it has ten times the task's in the first steps, which is what weights
+    chosen by hand came to, and the factor of then from there on: adapters and other
+    modules of the link learn at a pace of their own, however little of it they let
     through. So neither side depends on the criterion's weight, and a part that suits
     the student breaks no module of the link. Extra losses of stages are scaled with
     the criterion's.
@@ -52,8 +53,9 @@ class Share(nn.Module):
 
     Args:
         target (float): The part, in (0, 1). The link's schedule scales it.
-        interval (int): A probe every so many steps of the link, and in steps 0, 1, 2,
-            4, 8 ... Defaults to 50.
+        interval (int): A probe every so many steps of the link. At first they come
+            more often: every other step, and then four to eight times in twice as many
+            steps. Defaults to 50.
         falls_to (float): What is left of ``target`` at the end of training; it falls
             along half a cosine, where the length of training is known. Bounds what a
             teacher that is of no use can do. Defaults to 0.5.
@@ -121,7 +123,7 @@ class Share(nn.Module):
         done = self._steps
         if self.frozen(progress):
             return False
-        return done % self.interval == 0 or done & (done - 1) == 0
+        return done % min(self.interval, max(2, 2 ** done.bit_length() // 8)) == 0
 
     def frozen(self, progress: Progress) -> bool:
         """Whether the multiplier follows the gradients no longer."""
@@ -145,8 +147,9 @@ class Share(nn.Module):
             ratio (float): The wanted ``|m g_kd| / |g_task|``.
             probe (bool): Whether to measure, and let nothing arrive. Defaults to False.
         """
-        student, own = self.balance.float().unbind()
-        student = (student + math.log(ratio)).clamp(-BOUND, BOUND)
+        balance = self.balance.float()
+        student = (balance[0] + math.log(ratio)).clamp(-BOUND, BOUND)
+        own = (balance[1] + math.log(OWN)).clamp(-BOUND, BOUND)
         known = self.measured > 0
         self.weight = torch.where(known, student.exp(), 0.0)
         self._own = own.exp()
@@ -157,7 +160,7 @@ class Share(nn.Module):
             return [self._probe.alias(feature) for feature in features]
         self._own = torch.where(known, self._own, 0.0)
         rest = torch.where(known, (student - own).exp(), 0.0)
-        return [_scaled(feature, rest) for feature in features]
+        return [_Scaled.apply(feature, rest) for feature in features]
 
     def end(
         self, features: list[Tensor], parameters: Iterable[nn.Parameter]
@@ -178,7 +181,7 @@ class Share(nn.Module):
         """A loss of the link, whose gradient is scaled for the link's own modules."""
         if self._own is None or not loss.requires_grad:
             return loss
-        return _scaled(loss, self._own)
+        return _Scaled.apply(loss, self._own)
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -194,7 +197,10 @@ class Share(nn.Module):
         wanted = (task / both).log().clamp(-BOUND, BOUND)
         way = wanted - self.balance.float()
         bounded = (SPEED * way).clamp(-LIMIT, LIMIT)
-        way = torch.where(self.measured > 0, bounded, way)
+        known = self.measured > 0
+        way = torch.where(known, bounded, way)
+        if self._steps > SETTLED:
+            way[1] = torch.where(known, 0.0, way[1])
         self.balance += torch.where(fine, way, 0.0).to(self.balance.dtype)
         self.measured.copy_((fine | (self.measured > 0)).to(self.measured.dtype))
         held = student * probe.weight
@@ -204,18 +210,18 @@ class Share(nn.Module):
 
     def _doubts(self) -> None:
         """Say once, without waiting for the device, that nothing could be measured."""
-        if self._doubt is not None:
+        if self._doubt is None and SETTLED <= self._steps <= 2 * SETTLED:
+            self._doubt = HostCopy(self.measured)
+        elif self._doubt is not None and self._steps > 2 * SETTLED:
             found, self._doubt = self._doubt.read(), None
             if not found:
                 MMLogger.get_current_instance().warning(
                     f'share={self.full:g} of a link has no effect: in its first '
-                    f'{2 ** (PATIENCE - 2)} steps the gradient of the task or of the '
-                    'link was 0 or not finite at the tapped features, so the link '
-                    'gives the student nothing; tap what the task learns through, '
-                    'or set criterion.weight instead of share'
+                    f'{SETTLED} steps the gradient of the task or of the link was 0 '
+                    'or not finite at the tapped features, so the link gives the '
+                    'student nothing; tap what the task learns through, or set '
+                    'criterion.weight instead of share'
                 )
-        elif self._steps == 2 ** (PATIENCE - 3) + 1:
-            self._doubt = HostCopy(self.measured)
 
     # ---- checkpoints ----------------------------------------------------------
 
@@ -296,11 +302,22 @@ class _Probe:
         return torch.stack([task, student / scale, end / scale])
 
 
-def _scaled(feature: Tensor, weight: Tensor) -> Tensor:
-    """An alias whose gradient is multiplied, in fp32 because fp16 ends at 65504."""
-    alias = feature.view_as(feature)
-    alias.register_hook(lambda g: (g.float() * weight.to(g.device)).to(g.dtype))
-    return alias
+class _Scaled(torch.autograd.Function):
+    """The same tensor, whose gradient is multiplied.
+
+    In fp32, because fp16 ends at 65504. No hook, so that a compiler sees through it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (weight,) = ctx.saved_tensors
+        scaled = gradient.float() * weight.to(gradient.device)
+        return scaled.to(gradient.dtype), None
 
 
 def ratios(
