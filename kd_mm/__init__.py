@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .criteria import Criterion
     from .distill import Distill
     from .errors import ConfigError
+    from .front import distil
     from .pair import FeaturePair
     from .stages import Stage
     from .taps import Taps
@@ -31,6 +32,7 @@ __all__ = [
     'Taps',
     '__version__',
     'build_distilled',
+    'distil',
     'export_student',
     'load_config',
     'plain_student',
@@ -48,6 +50,7 @@ _HOMES = dict(
     Stage='stages',
     Taps='taps',
     build_distilled='utils.distilled',
+    distil='front',
     export_student='utils.export',
     load_config='utils.cli',
     plain_student='utils.export',

@@ -1,8 +1,8 @@
 """What distillation does, on a small detector: python tools/demo.py
 
-Makes the digits data, trains the same small student alone and distilled with the same
-seed and budget through tools/train.py, evaluates both and the teacher, prints a table,
-and draws detections and curves into work_dirs/demo/.
+Makes the digits data, trains the same small student alone and, by tools/train.py with
+--teacher, distilled, with the same seed and budget, evaluates both and the teacher,
+prints a table, and draws detections and curves into work_dirs/demo/.
 """
 
 import json
@@ -20,11 +20,11 @@ from kd_mm.utils import cli
 HOME = Path(__file__).resolve().parents[1]  # the checkout, or kd_mm/.mim of a wheel
 CONFIGS = f'{HOME}/configs/kd/digits/'
 TEACHER = f'{CONFIGS}retinanet_r18w24_digits'
-RUNS = {
-    'student alone': f'{CONFIGS}retinanet_r18w16_digits.py',
-    'student distilled (SoKD)': (
-        f'{CONFIGS}retinanet_r18w24_r18w16_sokd_stable_digits.py'
-    ),
+STUDENT = f'{CONFIGS}retinanet_r18w16_digits.py'
+DISTIL = ('--teacher', f'{TEACHER}.py', '--teacher-checkpoint', f'{TEACHER}.pth')
+RUNS: dict[str, tuple[str, ...]] = {
+    'student alone': (),
+    'student distilled (SoKD)': (*DISTIL, '--method', 'sokd_stable'),
 }
 SHOWN = 4  # images in the picture: the first, whatever is on them
 console = Console()
@@ -42,7 +42,7 @@ def main() -> int:
 
     console.rule('digits data')
     call('make_digits', 'data/digits')
-    results = {name: train(name, config, out) for name, config in RUNS.items()}
+    results = {name: train(name, options, out) for name, options in RUNS.items()}
     results['teacher'] = test_teacher(out)
     (out / 'results.json').write_text(json.dumps(results, indent=1))
     console.rule('pictures')
@@ -58,7 +58,7 @@ def call(tool: str, *arguments: str) -> None:
         sys.exit(f'error: {tool} {" ".join(arguments)} failed with exit code {code}')
 
 
-def train(name: str, config: str, out: Path) -> dict:
+def train(name: str, options: tuple[str, ...], out: Path) -> dict:
     """Train one student, or read what an earlier call left."""
     console.rule(name)
     folder = out / name.split(' (')[0].replace(' ', '_')
@@ -67,7 +67,7 @@ def train(name: str, config: str, out: Path) -> dict:
         console.print(f'{folder.name} was trained before; --fresh trains it again')
         return json.loads(done.read_text())
     shutil.rmtree(folder, ignore_errors=True)
-    call('train', config, '--work-dir', str(folder))
+    call('train', STUDENT, *options, '--work-dir', str(folder))
     scalars = read_scalars(folder)
     last = [row for row in scalars if 'coco/bbox_mAP' in row][-1]
     steps = [row['time'] for row in scalars if 'loss' in row]
@@ -77,7 +77,7 @@ def train(name: str, config: str, out: Path) -> dict:
         seconds_per_step=sorted(steps)[len(steps) // 2],
         folder=str(folder),
         checkpoint=Path((folder / 'last_checkpoint').read_text().strip()).name,
-        config=RUNS['student alone'],  # a distilled checkpoint is a plain student's
+        config=STUDENT,  # a distilled checkpoint is a plain student's
     )
     done.write_text(json.dumps(result))
     return result

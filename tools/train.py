@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Train a detector or a classifier, distilled or plain.
 
+    python tools/train.py CONFIG --teacher CONFIG --teacher-checkpoint CHECKPOINT
     python tools/train.py configs/kd/retinanet_r101_r50_cwd.py
     python tools/train.py CONFIG --work-dir work_dirs/a --amp --resume
     python tools/train.py CONFIG --cfg-options model.links.fpn.criterion.weight=4
@@ -9,7 +10,7 @@ The arguments are those of MMDetection's own tool. A mistake in them or in the c
 is one line on stderr and exit code 2; Ctrl-C names the checkpoint to resume from.
 """
 
-from kd_mm.utils import cli
+from kd_mm.utils import cli, one_command
 from kd_mm.utils.files import check_checkpoint
 from kd_mm.utils.session import Session
 from kd_mm.utils.work_dir import check_resume, find_resume
@@ -35,38 +36,52 @@ def parse_args():
         help='continue from CKPT, or from the latest checkpoint in the work dir',
     )
     cli.add_trust(parser)
+    one_command.add_arguments(parser)
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
     with Session(trust=args.trust) as session:
-        cfg = cli.read_config(args)
+        cfg = cli.read_config(args, lambda cfg: one_command.distilled(cfg, args))
         for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
             cli.need(cfg, key, 'train')
         if args.amp:
             cli.use_amp(cfg)
         if args.auto_scale_lr:
             cli.use_auto_scale_lr(cfg)
+        begin = cfg.get('load_from')
         if args.resume:
             cfg.resume = True
             cfg.load_from = None if args.resume == 'auto' else args.resume
+        session.keys[begin] = (
+            one_command.START if args.student_checkpoint else 'load_from'
+        )
         if not cfg.get('strategy'):  # sharded checkpoints are folders: MMEngine's
-            start(cfg, trust=args.trust)
-        key = '--resume: checkpoint' if cfg.get('resume') else 'load_from'
-        session.keys[cfg.get('load_from')] = key
-        session.build(cfg, trains=True).train()
+            start(cfg, begin, session.keys[begin], trust=args.trust)
+        if cfg.get('resume'):
+            session.keys[cfg.get('load_from')] = '--resume: checkpoint'
+        runner = session.build(cfg, trains=True)
+        one_command.tell(cfg, args, runner.model)
+        runner.train()
 
 
-def start(cfg, *, trust):
-    """Find the checkpoint that training starts from, and refuse one that is broken."""
-    if not cfg.get('resume'):
-        if cfg.get('load_from'):
-            check_checkpoint(cfg.load_from, key='load_from', trust=trust)
-    elif cfg.get('load_from'):
+def start(cfg, begin, key, *, trust):
+    """Find the checkpoint that training starts from, and refuse one that is broken.
+
+    Args:
+        cfg (Config): The config.
+        begin (str, optional): Where training starts if there is nothing to resume.
+        key (str): Where that was given, for messages.
+        trust (bool): Whether checkpoints may run code.
+    """
+    if cfg.get('resume') and cfg.get('load_from'):
         check_resume(cfg.load_from, trust=trust)
-    else:
-        cfg.load_from = find_resume(cfg.work_dir, trust=trust)
+        return
+    found = find_resume(cfg.work_dir, trust=trust) if cfg.get('resume') else None
+    cfg.resume, cfg.load_from = bool(found), found or begin
+    if begin and not found:
+        check_checkpoint(begin, key=key, trust=trust)
 
 
 if __name__ == '__main__':

@@ -146,12 +146,14 @@ def _paths_as_text(part: Any) -> None:
             _paths_as_text(value)
 
 
-def read_config(args):
+def read_config(args, change=None):
     """The config of ``args``, with its overrides, launcher and work dir.
 
     Args:
         args (argparse.Namespace): ``config``, ``cfg_options``, ``launcher``,
             ``work_dir`` and ``local_rank``; ``trust`` where the tool has it.
+        change (Callable, optional): Makes another config of the one in the file,
+            before anything is overridden. Defaults to None.
 
     Returns:
         Config: The config; its ``work_dir`` is not made yet.
@@ -163,6 +165,7 @@ def read_config(args):
     cfg = load_config(args.config)
     path = cfg.filename
     check_top_level(cfg)
+    cfg = change(cfg) if change else cfg
     if args.cfg_options:
         check_overrides(cfg, args.cfg_options)
         try:

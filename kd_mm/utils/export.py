@@ -85,7 +85,7 @@ def _without_constructor(wrapper):
 
 def check_fits(
     model: nn.Module, path: str, *, key: str = 'checkpoint', trust: bool = False
-) -> None:
+) -> list[str]:
     """Raise when a checkpoint is of another model than ``model``.
 
     MMEngine loads non-strictly: an evaluation with the wrong config or checkpoint
@@ -96,6 +96,9 @@ def check_fits(
         path (str): A local file or URL.
         key (str): Where it was given, for messages. Defaults to 'checkpoint'.
         trust (bool): Whether the file may run code. Defaults to False.
+
+    Returns:
+        list[str]: Tensors that are missing, or have another shape: with both.
 
     Raises:
         ConfigError: When it cannot be read, or over a tenth of the model's tensors is
@@ -114,6 +117,7 @@ def check_fits(
             f'tensors {len(missing)} are missing{_some(missing)} and {len(shapes)} '
             f'have another shape{_some(shapes.values())}'
         )
+    return [*missing, *shapes.values()]
 
 
 def _some(names):

@@ -34,7 +34,7 @@ def load_model_config(
         ConfigError: If the file is missing or has no model.
     """
     if isinstance(config, str | PathLike):
-        cfg = _read(fspath(config))
+        cfg = read_teacher(fspath(config))
     elif isinstance(config, dict):
         cfg = ConfigDict(config)
         cfg = ConfigDict(model=cfg) if 'type' in cfg else cfg
@@ -53,7 +53,12 @@ def load_model_config(
     return model, cfg.get('default_scope')
 
 
-def _read(path: str) -> Config:
+def read_teacher(path: str) -> Config:
+    """The teacher's whole config in a file or in an installed package.
+
+    Raises:
+        ConfigError: If it is missing or cannot be read.
+    """
     try:
         if '::' not in path:
             return Config.fromfile(find_file(path, key='teacher.config'))

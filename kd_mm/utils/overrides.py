@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 
 from ..errors import ConfigError
 from ..options import Count, Natural, Rule, check_value
+from .kinds import is_type
 
 # What MMEngine and the tools of MMDetection read beside the arguments of `Runner`.
 RUNNER_KEYS = {name for name in inspect.signature(Runner.__init__).parameters} | {
@@ -142,9 +143,10 @@ def check_overrides(cfg, options):
             elif not hasattr(node, 'keys'):
                 # merge_from_dict replaces None and other leaves by a dict
                 if node is not None and not last:
+                    found = '; the config in the work dir has the links it finds'
                     raise ConfigError(
                         f'--cfg-options {dotted}: {where} is {node!r}, it has no '
-                        f'key {part!r}'
+                        f'key {part!r}{found * (where == "model.links")}'
                     )
                 break
             elif part in node:
@@ -169,6 +171,12 @@ def _check_new(part, node, dotted, where, depth, last):
         if part in RUNNER_KEYS:
             return
         known |= RUNNER_KEYS
+    if is_type(node, 'kd_mm.Distill') and part in (node.get('student') or {}):
+        rest = dotted.removeprefix(f'{where}.')
+        raise ConfigError(
+            f'--cfg-options {dotted}: {where} is distilled, and {part!r} is of its '
+            f'student: {where}.student.{rest}'
+        )
     close = difflib.get_close_matches(part, known, n=1, cutoff=0.85 if last else 0.75)
     if close:
         raise ConfigError(

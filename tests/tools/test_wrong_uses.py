@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from mmengine.runner import Runner
+from toy_run import write_teacher
 from wrong_uses import CASES, Case
 
 NAMES = [f'{case.kind}-{" ".join(case.words)}' for case in CASES]
@@ -23,6 +24,7 @@ def folder(tmp_path_factory, write_toy):
     write_toy(folder)
     torch.save(dict(state_dict={'some.weight': torch.ones(1)}), folder / 'other.pth')
     torch.save([1, 2], folder / 'list.pth')
+    write_teacher(folder)
     (folder / 'text.pth').write_text('no checkpoint\n')
     (folder / 'empty.pth').write_bytes(b'')
     return folder

@@ -4,8 +4,10 @@ import json
 
 import mmcv
 import numpy as np
+import torch
 import toys
 from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
 
 
 def write_data(folder):
@@ -93,6 +95,16 @@ def toy_config(folder, *, distilled, epochs=1):
             randomness=dict(seed=0),
         )
     )
+
+
+def write_teacher(folder):
+    """A plain config of a wider model, ``wide.py``, and its weights, ``wide.pth``."""
+    cfg = toy_config(folder, distilled=False)
+    cfg.model = toys.retinanet(width=24, classes=1)
+    cfg.dump(folder / 'wide.py')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(cfg.model)
+    torch.save(dict(state_dict=model.state_dict()), folder / 'wide.pth')
 
 
 def classifier_config(folder):

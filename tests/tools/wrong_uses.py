@@ -120,6 +120,57 @@ call(
     'train',
     ('{toy}/plain.py --amp --cfg-options optim_wrapper.type=ApexOptimWrapper', '--amp'),
 )
+TEACHER = '{toy}/plain.py --teacher {toy}/wide.py --teacher-checkpoint '
+call(
+    'one command',
+    'train',
+    ('{toy}/plain.py --teacher {toy}/wide.py', 'wide.py', 'no weights', 'checkpoint'),
+    (
+        '{toy}/distilled.py --teacher {toy}/wide.py',
+        'distilled already',
+        'plain student',
+    ),
+    ('{toy}/plain.py --method pkd', '--method: needs --teacher'),
+    ('{toy}/distilled.py --method pkd', '--method', 'already', 'model.links'),
+    ('{toy}/plain.py --teacher-checkpoint a.pth', '-checkpoint: needs --teacher'),
+    (
+        '{toy}/distilled.py --teacher-checkpoint a.pth',
+        '--teacher-checkpoint',
+        'model.teacher.checkpoint',
+    ),
+    (
+        '{toy}/plain.py --student-checkpoint {toy}/wide.pth',
+        '--student-checkpoint needs --teacher',
+        'load_from=',
+    ),
+    ('{toy}/distilled.py --student-checkpoint no.pth', '--student-checkpoint no.pth'),
+    ('{toy}/plain.py --teacher {toy}/wide.pth', 'is a config', '--teacher-checkpoint'),
+    ('{toy}/plain.py --teacher no.py', 'teacher.config no.py', 'does not exist'),
+    (
+        '{toy}/plain.py --teacher mmdet::retinanet/retinanet_r101_fpn_2x_coco.py',
+        'no weights',
+        'mmdet lists https://',
+        'retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',
+    ),
+    (TEACHER + 'no.pth', 'teacher.checkpoint no.pth', 'does not exist'),
+    (TEACHER + '{toy}/other.pth', 'teacher.checkpoint', 'cover'),
+    (TEACHER + '{toy}/wide.py', 'teacher.checkpoint', 'is a text'),
+    (
+        TEACHER + '{toy}/wide.pth --student-checkpoint {toy}/wide.pth',
+        '--student-checkpoint',
+        'of another model',
+    ),
+    (TEACHER + '{toy}/wide.pth --method sokdd', 'links', "'sokdd'"),
+    (
+        TEACHER + '{toy}/wide.pth --cfg-options model.backbone.depth=34',
+        'model.student.backbone.depth',
+    ),
+    (
+        TEACHER + '{toy}/wide.pth --cfg-options model.links.fpn.criterion.weight=2',
+        "model.links is 'auto'",
+        'work dir',
+    ),
+)
 override(
     'override that goes nowhere',
     ('model.links.fnp.criterion.weight=4', 'links.fnp', 'links.fpn'),

@@ -1,0 +1,111 @@
+"""``tools/train.py STUDENT --teacher TEACHER``: any plain config, distilled."""
+
+from mmengine.logging import MMLogger
+
+from ..errors import ConfigError
+from ..front import distil_config
+from .export import check_fits, is_distilled
+from .fine_tuning import proposal
+from .states import some
+
+START = '--student-checkpoint'
+
+
+def add_arguments(parser):
+    """Add what makes a distilled config of a plain one."""
+    group = parser.add_argument_group(
+        'distillation of a plain config',
+        'CONFIG is the student; what is found and chosen stands in the log and in the '
+        'config that is written into the work dir',
+    )
+    group.add_argument(
+        '--teacher', metavar='CONFIG', help="the teacher's config, a file or mmdet::..."
+    )
+    group.add_argument(
+        '--teacher-checkpoint',
+        metavar='CKPT',
+        help="the teacher's weights, file or URL; by default load_from of its config",
+    )
+    group.add_argument(
+        '--method',
+        help='how to distil: auto (the default), or a method, such as pkd or sokd',
+    )
+    group.add_argument(
+        START,
+        metavar='CKPT',
+        help='weights of a student that is trained already, to start from',
+    )
+
+
+def distilled(cfg, args):
+    """The config that the arguments ask for.
+
+    Args:
+        cfg (Config): As it was read.
+        args (argparse.Namespace): See :func:`add_arguments`.
+
+    Returns:
+        Config: ``cfg`` itself without ``--teacher``.
+
+    Raises:
+        ConfigError: If arguments contradict each other or the config.
+    """
+    if args.teacher:
+        return distil_config(
+            cfg,
+            args.teacher,
+            method=args.method or 'auto',
+            teacher_checkpoint=args.teacher_checkpoint,
+            student_checkpoint=args.student_checkpoint,
+        )
+    already = is_distilled(cfg.get('model'))
+    keys = dict(method='links', teacher_checkpoint='teacher.checkpoint')
+    for option, key in keys.items():
+        if getattr(args, option) is None:
+            continue
+        name, why = f'--{option.replace("_", "-")}', 'needs --teacher'
+        if already:
+            why = f'{cfg.filename} is distilled already; what it says is changed by'
+            why += f' --cfg-options model.{key}=...'
+        raise ConfigError(f'{name}: {why}')
+    if args.student_checkpoint:
+        if not already:
+            raise ConfigError(
+                f'{START} needs --teacher: {cfg.filename} is not distilled; for a '
+                f'plain training: --cfg-options load_from={args.student_checkpoint}'
+            )
+        cfg.load_from = args.student_checkpoint
+    return cfg
+
+
+def tell(cfg, args, model):
+    """Say what the arguments have led to, before training starts.
+
+    Args:
+        cfg (Config): The config of the run.
+        args (argparse.Namespace): See :func:`add_arguments`.
+        model (nn.Module): As it was built.
+
+    Raises:
+        ConfigError: If the student's checkpoint is of another model.
+    """
+    logger = MMLogger.get_current_instance()
+    if args.teacher and not args.teacher_checkpoint:
+        logger.warning(
+            'kd_mm: the teacher has the weights that its config starts from, '
+            f'{cfg.model.teacher.checkpoint}; --teacher-checkpoint gives others'
+        )
+    if args.student_checkpoint and not cfg.get('resume'):
+        _tell_start(cfg, args, model, logger)
+
+
+def _tell_start(cfg, args, model, logger):
+    path = args.student_checkpoint
+    lost = check_fits(model, path, key=START, trust=args.trust)
+    if lost:
+        logger.warning(
+            f'kd_mm: {START} {path}: {len(lost)} tensors of the student are not in it '
+            f'and start anew ({some(lost)})'
+        )
+    if line := proposal(cfg, args.cfg_options or {}):
+        logger.warning(f'kd_mm: {START}: {line}')
