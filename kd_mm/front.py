@@ -5,7 +5,7 @@ import copy
 import os.path as osp
 from collections.abc import Mapping
 from os import PathLike, fspath
-from typing import overload
+from typing import TypeAlias, overload
 
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -19,7 +19,7 @@ from .utils.kinds import is_type, type_name
 from .utils.loading import read_teacher
 from .utils.work_dir import last_checkpoint
 
-Source = str | PathLike | Mapping | Config
+Source: TypeAlias = str | PathLike | Mapping | Config
 
 
 @overload
@@ -46,7 +46,7 @@ def distil(
 @checked
 def distil(
     student: str | PathLike | Config | nn.Module,
-    teacher: str | PathLike | Mapping | Config | nn.Module,
+    teacher: Source | nn.Module,
     *,
     method: str | dict = 'auto',
     teacher_checkpoint: str | PathLike | None = None,

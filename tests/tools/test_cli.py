@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from toy_run import write_teacher
 
 from kd_mm.errors import ConfigError
 from kd_mm.utils import cli
@@ -241,14 +242,17 @@ def test_an_interrupted_run_names_the_checkpoint_to_resume(toy, start, number):
 @pytest.mark.dist
 def test_dist_train_and_dist_test_on_cpu_processes(toy, start):
     work = toy / 'work'
-    process = start('dist_train.sh', toy / 'distilled.py', 2, '--work-dir', work)
+    write_teacher(toy)
+    teacher = ('--teacher', toy / 'wide.py', '--teacher-checkpoint', toy / 'wide.pth')
+    options = ('--method', 'fitnet', '--work-dir', work)
+    process = start('dist_train.sh', toy / 'plain.py', 2, *teacher, *options)
     code, out, err = finish(process)
     assert code == 0, err[-2000:]
     if not torch.cuda.is_available():
         assert 'backend gloo' in out + err
     process = start(
         'dist_test.sh',
-        *(toy / 'distilled.py', work / 'epoch_1.pth', 2),
+        *(work / 'plain.py', work / 'epoch_1.pth', 2),
         *('--work-dir', toy / 'test'),
     )
     code, _, err = finish(process)

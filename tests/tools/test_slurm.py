@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy_run import write_teacher
 
 ROOT = Path(__file__).resolve().parents[2]
 SRUN = """#!/usr/bin/env bash
@@ -48,14 +49,16 @@ def slurm_train(tmp_path):
 
 def test_slurm_train_starts_the_tool_through_srun(toy, slurm_train):
     work = toy / 'work'
+    write_teacher(toy)
+    teacher = ('--teacher', toy / 'wide.py', '--teacher-checkpoint', toy / 'wide.pth')
     alone = ('--work-dir', work, '--launcher', 'none')  # one process, no GPU
     code, err, arguments = slurm_train(
-        *('gpu', 'my job', toy / 'distilled.py', *alone),
+        *('gpu', 'my job', toy / 'plain.py', *teacher, '--method', 'fitnet', *alone),
         GPUS='16',
         SRUN_ARGS='--quotatype=spot --comment=a',
     )
     assert code == 0, err[-2000:]
-    assert (work / 'epoch_1.pth').is_file()
+    assert 'loss_kd_' in ''.join(p.read_text() for p in work.glob('*/*.log'))
     command = arguments.index(sys.executable)
     assert arguments[:command] == [
         '-p',
@@ -72,7 +75,7 @@ def test_slurm_train_starts_the_tool_through_srun(toy, slurm_train):
     assert arguments[command + 1 : command + 6] == [
         '-u',
         f'{ROOT}/tools/train.py',
-        f'{toy}/distilled.py',
+        f'{toy}/plain.py',
         '--launcher',
         'slurm',
     ]
