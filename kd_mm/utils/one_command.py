@@ -1,5 +1,7 @@
 """``tools/train.py STUDENT --teacher TEACHER``: any plain config, distilled."""
 
+import os.path as osp
+
 from mmengine.logging import MMLogger
 
 from ..errors import ConfigError
@@ -90,6 +92,11 @@ def tell(cfg, args, model):
         ConfigError: If the student's checkpoint is of another model.
     """
     logger = MMLogger.get_current_instance()
+    if args.teacher:
+        path = osp.join(cfg.work_dir, osp.basename(cfg.filename))
+        logger.info(
+            f'kd_mm: {path} is the whole config, to be edited and trained again'
+        )
     if args.teacher and not args.teacher_checkpoint:
         logger.warning(
             'kd_mm: the teacher has the weights that its config starts from, '
