@@ -65,8 +65,8 @@ def distil(
         student (str | PathLike | Config | nn.Module): The plain student: a file,
             ``'mmdet::...'``, a config that has been read, or a network.
         teacher (str | PathLike | dict | Config | nn.Module): The teacher, likewise.
-        method (str | dict): A method by name, ``'auto'`` for the one that is found
-            best, or the links themselves. Defaults to 'auto'.
+        method (str | dict): ``links`` of :func:`kd_mm.Distill`: ``'auto'``, a method by
+            name, or the links themselves. Defaults to 'auto'.
         teacher_checkpoint (str | PathLike, optional): Path or URL of the teacher's
             weights. Defaults to None: ``load_from`` of its config, or the weights that
             a network has.

@@ -81,6 +81,12 @@ def test_two_built_classifiers_are_distilled():
     assert losses['loss_kd_logits'] > 0 and losses['loss_kd_logits'].requires_grad
 
 
+def test_two_built_networks_are_enough():
+    model = kd_mm.distil(*detectors())
+    losses = losses_of(model.train(), detection_batch())
+    assert losses['loss_kd_features'] > 0
+
+
 def test_a_runner_goes_on_from_the_weights_of_a_built_student(tmp_path):
     """It initialises every model before it trains; these have their weights."""
     student, teacher = detectors()

@@ -4,6 +4,7 @@ import os.path as osp
 
 from mmengine.logging import MMLogger
 
+from ..auto import AUTO, NAMES
 from ..errors import ConfigError
 from ..front import distil_config
 from .export import check_fits, is_distilled
@@ -30,7 +31,8 @@ def add_arguments(parser):
     )
     group.add_argument(
         '--method',
-        help='how to distil: auto (the default), or a method, such as pkd or sokd',
+        metavar='NAME',
+        help=f'how to distil: {", ".join(NAMES)}; default: {AUTO}',
     )
     group.add_argument(
         START,
@@ -56,7 +58,7 @@ def distilled(cfg, args):
         return distil_config(
             cfg,
             args.teacher,
-            method=args.method or 'auto',
+            method=args.method or AUTO,
             teacher_checkpoint=args.teacher_checkpoint,
             student_checkpoint=args.student_checkpoint,
         )
