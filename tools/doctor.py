@@ -3,6 +3,7 @@
 
     python tools/doctor.py configs/kd/digits/retinanet_r18w24_r18w16_fitnet_digits.py
     python tools/doctor.py CONFIG --student work_dirs/run/epoch_12.pth --images 500
+    python tools/doctor.py STUDENT --teacher TEACHER --teacher-checkpoint CHECKPOINT
 
 Prints a table of checks, each fine, look or wrong, with the remedy. Nothing is written
 but --json; the exit code is 1 if something is wrong. See docs/troubleshooting.md.
@@ -17,14 +18,16 @@ from rich.console import Console
 
 from kd_mm.analysis.doctor import as_json, examine, print_findings, worst
 from kd_mm.errors import ConfigError
-from kd_mm.utils import cli
+from kd_mm.utils import cli, one_command
 from kd_mm.utils.distilled import check_distilled
 from kd_mm.utils.session import Session
 
 
 def parse_args():
     parser = cli.Parser(description='Is distillation working, and if not, why?')
-    parser.add_argument('config', help='config of a distilled model')
+    parser.add_argument(
+        'config', help='config of a distilled model, or with --teacher a plain one'
+    )
     parser.add_argument(
         '--student', metavar='CKPT', help="checkpoint; by default the config's start"
     )
@@ -39,6 +42,7 @@ def parse_args():
         '--cfg-options', nargs='+', action=cli.CfgOptions, metavar='KEY=VALUE'
     )
     cli.add_trust(parser)
+    one_command.add_arguments(parser, starts=False)
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
     return parser.parse_args()
 
@@ -47,7 +51,7 @@ def main():
     args = parse_args()
     start = time.time()
     with Session(trust=args.trust):
-        cfg = cli.read_config(args)
+        cfg = cli.read_config(args, lambda cfg: one_command.distilled(cfg, args))
         cli.need(cfg, 'train_dataloader', 'look at')
         check_distilled(cfg, args.config)
         if args.images < 8 or args.steps < 4:

@@ -14,8 +14,14 @@ from .states import some
 START = '--student-checkpoint'
 
 
-def add_arguments(parser):
-    """Add what makes a distilled config of a plain one."""
+def add_arguments(parser, *, starts=True):
+    """Add what makes a distilled config of a plain one.
+
+    Args:
+        parser (ArgumentParser): Of the tool.
+        starts (bool): Whether the tool also takes a trained student to start from.
+            Defaults to True.
+    """
     group = parser.add_argument_group(
         'distillation of a plain config',
         'CONFIG is the student; what is found and chosen stands in the log and in the '
@@ -34,6 +40,9 @@ def add_arguments(parser):
         metavar='NAME',
         help=f'how to distil: {", ".join(NAMES)}; default: {AUTO}',
     )
+    if not starts:
+        parser.set_defaults(student_checkpoint=None)
+        return
     group.add_argument(
         START,
         metavar='CKPT',

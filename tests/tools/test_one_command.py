@@ -42,6 +42,7 @@ def state_of(path):
     return torch.load(path, weights_only=False, map_location='cpu')['state_dict']
 
 
+@pytest.mark.slow
 def test_a_plain_config_is_distilled_resumed_and_its_copy_trains_again(
     pair, run, monkeypatch
 ):

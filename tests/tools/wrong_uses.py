@@ -171,6 +171,12 @@ call(
         'work dir',
     ),
 )
+call(
+    'one command',
+    'doctor',
+    ('{toy}/plain.py --teacher {toy}/wide.py', 'wide.py', 'no weights'),
+    ('{toy}/plain.py --method pkd', '--method: needs --teacher'),
+)
 override(
     'override that goes nowhere',
     ('model.links.fnp.criterion.weight=4', 'links.fnp', 'links.fpn'),
