@@ -92,7 +92,7 @@ def test_a_trained_student_goes_on_and_a_schedule_is_proposed(pair, run):
     assert torch.allclose(bias, torch.tensor(-7.0), atol=0.1)
     assert '1 tensors of the student are not in it' in log and 'retina_reg.bias' in log
     assert '(1 epochs from lr 0.001); for one that is trained we propose' in log
-    assert '--cfg-options optim_wrapper.optimizer.lr=0.0001 ' in log
+    assert '--cfg-options optim_wrapper.optimizer.lr=0.0005 ' in log
     written = Config.fromfile(pair / 'work' / 'plain.py')
     assert written.optim_wrapper.optimizer.lr == 0.001  # said, not done
 
@@ -188,22 +188,22 @@ def schedule(**kwargs):
 def test_a_proposed_schedule_is_whole():
     cfg = schedule()
     text = proposal(cfg, {})
-    assert '(24 epochs from lr 0.02)' in text and '8 epochs from lr 0.002' in text
+    assert '(24 epochs from lr 0.02)' in text and '12 epochs from lr 0.01' in text
     options = text.partition('--cfg-options ')[2].split(' ')
     cfg.merge_from_dict(
         {key: eval(value) for key, value in (o.split('=') for o in options)}
     )
-    assert cfg.train_cfg.max_epochs == 8 and cfg.optim_wrapper.optimizer.lr == 0.002
+    assert cfg.train_cfg.max_epochs == 12 and cfg.optim_wrapper.optimizer.lr == 0.01
     warmup, steps = cfg.param_scheduler
-    assert warmup.end == 500 and steps.end == 8 and steps.milestones == [5, 7]
-    assert cfg.custom_hooks[1].switch_epoch == 7
+    assert warmup.end == 500 and steps.end == 12 and steps.milestones == [8, 11]
+    assert cfg.custom_hooks[1].switch_epoch == 10
 
     iterations = schedule(
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=900),
         param_scheduler=dict(type='CosineAnnealingLR', by_epoch=False, T_max=900),
     )
     text = proposal(iterations, {})
-    assert '300 iters' in text and 'param_scheduler.T_max=300' in text
+    assert '450 iters' in text and 'param_scheduler.T_max=450' in text
 
 
 def test_who_has_chosen_a_schedule_is_not_told():
