@@ -48,6 +48,7 @@ def main() -> int:
     console.rule('pictures')
     draw(results, out)
     show(results, out)
+    report(results, out)
     return 0
 
 
@@ -130,6 +131,15 @@ def show(results: dict, out: Path) -> None:
     console.print(table)
     console.print('One seed of each; another seed moves an AP by a few hundredths.')
     console.print(f'Pictures: {out / "detections.png"}, {out / "curves.png"}')
+
+
+def report(results: dict, out: Path) -> None:
+    """One page of all that, which opens in a browser as it is."""
+    runs = [f'{n}={r["folder"]}' for n, r in results.items() if n != 'teacher']
+    pictures = ['--pictures', str(out / 'detections.png')]
+    where = ['--teacher', str(out / 'teacher'), '--out', str(out / 'report.html')]
+    title = ['--title', 'A small detector on digits, alone and distilled']
+    call('report', *runs, *title, *pictures, *where)
 
 
 def draw(results: dict, out: Path) -> None:
