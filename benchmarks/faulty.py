@@ -116,7 +116,6 @@ def digits(links: dict | None = None) -> Config:
     found = links or hosts()['KD'] | hosts()['FitNet without adapter']
     cfg.model.pop('links')
     cfg.model.links = copy.deepcopy(found)
-    cfg.custom_imports = dict(imports=['faulty'], allow_failed_imports=False)
     return cfg
 
 

@@ -39,7 +39,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / 'docs' / f'{name}.md' for name in ('results', 'methods', 'families')]
+NAMES = ('results', 'methods', 'families', 'troubleshooting')
+PAGES = [ROOT / 'docs' / f'{name}.md' for name in NAMES]
 RESULTS = ROOT / 'benchmarks' / 'results'
 PUBLISHED = ROOT / 'benchmarks' / 'published.json'
 SETTINGS = (

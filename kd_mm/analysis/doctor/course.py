@@ -139,12 +139,12 @@ def training(patient: Patient) -> Iterator[Finding]:
         gentle = run(patient, linked=True, lr_divided=10)
         linked = gentle if _works(gentle, patient) or not linked.finite else linked
     plain = run(patient, linked=False, lr_divided=linked.lr_divided)
-    yield from _finite(linked, plain)
+    yield from _finite(patient, linked, plain)
     if linked.losses and linked.finite:
         for name, link in patient.links.items():
             yield _share(name, link, linked)
             yield _falls(name, linked)
-        yield _task(linked, plain)
+        yield _task(patient, linked, plain)
         yield _unused(patient, linked)
         yield _cost(patient, linked, plain)
 
@@ -155,7 +155,20 @@ def _works(course: Course, patient: Patient) -> bool:
     return course.finite and all(change(course.sums(link=n)) > FALLS for n in links)
 
 
-def _finite(linked: Course, plain: Course) -> Iterator[Finding]:
+def _warms_up(patient: Patient) -> bool:
+    """Whether the learning rate begins lower than the config says."""
+    schedulers = patient.cfg.get('param_scheduler') or []
+    schedulers = [schedulers] if isinstance(schedulers, dict) else schedulers
+    return any(
+        s.get('start_factor', 1) < 1
+        or s.get('factor', 1) < 1
+        or 'Warmup' in type_text(s)
+        for s in schedulers
+        if not s.get('begin')
+    )
+
+
+def _finite(patient: Patient, linked: Course, plain: Course) -> Iterator[Finding]:
     check = 'steps'
     count = len(linked.losses)
     if linked.failure:
@@ -171,11 +184,16 @@ def _finite(linked: Course, plain: Course) -> Iterator[Finding]:
             'see "NaN" in docs/troubleshooting.md',
         )
     elif linked.lr_divided > 1:
-        yield fine(
-            check,
-            f'{count} with a tenth of the learning rate; with all of it at once they '
-            'do not work, so the run needs a warm-up',
+        text = (
+            f'{count} with a tenth of the learning rate; with all of it at once losses '
+            'rise, so the run needs a warm-up'
         )
+        if patient.finished or _warms_up(patient):
+            yield fine(check, text)
+        else:
+            yield look(
+                check, f'{text} and has none', 'add one, or lower the learning rate'
+            )
     else:
         yield fine(check, f'{count} steps, all losses finite')
 
@@ -233,7 +251,7 @@ def _falls(name: str, course: Course) -> Finding:
     return fine(check, f'{text}: it falls')
 
 
-def _task(linked: Course, plain: Course) -> Finding:
+def _task(patient: Patient, linked: Course, plain: Course) -> Finding:
     check = 'task loss'
     own, alone = linked.sums(link=None), plain.sums(link=None)
     part = change(own)
@@ -244,6 +262,12 @@ def _task(linked: Course, plain: Course) -> Finding:
     risen = own[-1] - own[0] > 0.05  # what is nearly 0 may double
     if risen and part < -0.05 and change(alone) > part + 0.1:
         return look(check, f'{text}: the links make it rise', 'lower criterion.weight')
+    if patient.student_trained and risen and part < -0.5:
+        return look(
+            check,
+            f'{text}: a trained student is spoiled, by the task alone too',
+            'lower the learning rate, or let a warm-up go before',
+        )
     return fine(check, text)
 
 

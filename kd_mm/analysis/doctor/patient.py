@@ -70,6 +70,7 @@ class Patient:
         teacher_known (bool): Whether the teacher has the weights that the config
             names; else nothing can be said about what it knows.
         student_trained (bool): Whether the student is more than initialised.
+        finished (bool): Whether it is what a training has made, and no start of one.
         findings (list[Finding]): What setting it up has shown.
     """
 
@@ -78,6 +79,7 @@ class Patient:
     steps: int
     teacher_known: bool
     student_trained: bool
+    finished: bool = False
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -187,6 +189,7 @@ def admit(
         steps,
         teacher_known=known,
         student_trained=bool(cfg.get('load_from')) or _has_statistics(runner.model),
+        finished=bool(student),
     )
     patient.findings = findings + list(_begin(patient))
     return patient, patient.findings
