@@ -20,6 +20,7 @@ from .patient import Patient, without_amp
 FAINT, STRONG = 0.01, 0.99  # shares of the gradient worth a look
 NOTHING, ALL = 5e-4, 0.9995  # and those that cannot be meant
 FALLS = 0.002  # part of the loss that goes in a few steps
+WARM_UPS = ('Linear', 'Constant', 'Warmup')  # schedulers that begin low
 HALF = 65504  # the largest number of fp16
 
 
@@ -159,13 +160,8 @@ def _warms_up(patient: Patient) -> bool:
     """Whether the learning rate begins lower than the config says."""
     schedulers = patient.cfg.get('param_scheduler') or []
     schedulers = [schedulers] if isinstance(schedulers, dict) else schedulers
-    return any(
-        s.get('start_factor', 1) < 1
-        or s.get('factor', 1) < 1
-        or 'Warmup' in type_text(s)
-        for s in schedulers
-        if not s.get('begin')
-    )
+    early = [type_text(s) for s in schedulers if not s.get('begin')]
+    return any(word in kind for kind in early for word in WARM_UPS)
 
 
 def _finite(patient: Patient, linked: Course, plain: Course) -> Iterator[Finding]:
