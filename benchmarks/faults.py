@@ -34,7 +34,7 @@ import kd_mm.distill  # noqa: F401  attaches the hooks
 from kd_mm.analysis.doctor import examine
 
 RESULT = ROOT / 'benchmarks/results/faults.json'
-IMAGES, STEPS, EPOCHS = 96, 12, 6
+IMAGES, STEPS, EPOCHS = 96, 12, 11
 
 
 def healthy() -> dict:

@@ -332,7 +332,7 @@ def _set(key: str, value: object) -> Callable[[Config, Path], None]:
 
 TRAIN, BOTH = ('train_dataloader',), ('train_dataloader', 'val_dataloader')
 KNOWS = ('teacher weights', 'metric', 'teacher labels', 'training labels')
-IMAGES = ('statistics', 'image values', 'same images')
+IMAGES = ('statistics', 'images', 'image values')
 FAULTS = (
     Fault(
         'checkpoint of another network',
@@ -502,7 +502,7 @@ FAULTS = (
         ('link loss', 'task loss', 'steps'),
         says='when the links began',
     ),
-    Fault('overflow in fp16', 'lightonai/pylate#239', _fp16, ('fp16',)),
+    Fault('overflow in fp16', 'lightonai/pylate#239', _fp16, ('fp16', 'taps')),
 )
 
 

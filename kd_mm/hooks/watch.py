@@ -13,8 +13,10 @@ from ..schedule import Progress
 
 FAINT, STRONG = 0.002, 0.998  # shares of the gradient that nobody means
 LASTS = 2  # notes in a row before something is said
-FALLS = 0.01  # part of the link's loss that goes in an epoch, at least
-WORSE = 0.05  # part of the validation metric that may be lost
+FALLS = 0.01  # part of the link's loss that goes in the first passes, at least
+STEPS = 60  # of a link, before its loss is judged: an epoch may be a few steps
+WORSE = 0.1  # part of the validation metric that may be lost,
+POINTS = 0.03  # and how much of its whole range at least
 HIGHER = ('map', 'ap', 'top', 'accuracy', 'recall', 'precision', 'f1', 'ar', 'miou')
 
 
@@ -27,7 +29,8 @@ class Watch:
 
     def __init__(self) -> None:
         self._read: dict[str, int] = {}  # how much of every history is known
-        self._first: dict[str, list[float]] = {}  # a link's loss, by note
+        self._losses: dict[str, list[np.ndarray]] = {}  # a link's, by note
+        self._judged: set[str] = set()
         self._lasting: dict[str, int] = {}
         self._said: set[str] = set()
         self._best_before: dict[str, float] = {}
@@ -86,7 +89,8 @@ class Watch:
             self._best_before[key] = max(before, value)
             return
         start = self._best_before[key]
-        self._worse = self._worse + 1 if value < start * (1 - WORSE) else 0
+        lost = max(WORSE * start, POINTS * (100 if start > 1 else 1))
+        self._worse = self._worse + 1 if value < start - lost else 0
         if self._worse >= LASTS:
             self._say(
                 runner,
@@ -119,20 +123,25 @@ class Watch:
             )
 
     def _loss(self, runner: Runner, name: str, values: np.ndarray | None) -> None:
-        """The first full pass has to lower the loss, or one of the two after it."""
+        """Judged once, when the link has run for some passes and some steps."""
         if values is None or not len(values):
             return
-        first = self._first.setdefault(name, [])
-        if not first:  # how it begins, then pass by pass
-            first.append(float(values[: max(1, len(values) // 10)].mean()))
-        first.append(float(values[len(values) // 2 :].mean()))
-        if len(first) == 2 + LASTS and min(first[1:]) >= (1 - FALLS) * first[0]:
-            zero = 'is 0' if not any(first) else 'has not fallen'
+        if name in self._judged:
+            return
+        passes = self._losses.setdefault(name, [])
+        passes.append(values)
+        whole = np.concatenate(passes)
+        if len(passes) <= LASTS or len(whole) < STEPS:
+            return
+        self._judged.add(name)
+        first, last = whole[: len(whole) // 10].mean(), whole[-len(whole) // 4 :].mean()
+        if last >= (1 - FALLS) * first:
+            zero = 'is 0' if not whole.any() else 'has not fallen'
             self._say(
                 runner,
                 f'loss {name}',
-                f'links.{name}: its loss {zero} since it began ({first[0]:.4g}, now '
-                f'{first[-1]:.4g}): nothing of the teacher arrives; ask '
+                f'links.{name}: its loss {zero} since it began ({first:.4g}, now '
+                f'{last:.4g}): nothing of the teacher arrives; ask '
                 'python -m kd_mm doctor',
             )
 

@@ -101,7 +101,7 @@ def test_a_healthy_run_is_fine_and_left_as_it_was(cfg, tmp_path, monkeypatch):
     assert checks >= {
         'teacher mode', 'teacher weights', 'classes', 'ground truth', 'metric',
         'teacher labels', 'training labels', 'same images', 'image values',
-        'teacher statistics', 'taps', 'strides', 'CKA', 'channel order', 'reach',
+        'teacher statistics', 'teacher images', 'taps', 'strides', 'CKA', 'channel order', 'reach',
         'steps', 'gradient share', 'link loss', 'task loss', 'DDP', 'cost',
         'optimiser', 'resume',
     }  # fmt: skip
@@ -220,7 +220,7 @@ def test_swapped_colours_and_missing_normalisation_are_told_from_statistics(spoi
     pre.mean[:], pre.std[:] = 0.0, 1.0
     spoiled.distiller.teacher.connect(spoiled.model, spoiled.distiller.teacher.taps)
     try:
-        found = verdicts(look_at(inputs.statistics, spoiled))
+        found = verdicts(look_at(forms.statistics, spoiled))
     finally:
         pre.mean[:], pre.std[:] = before
         spoiled.distiller.teacher.connect(spoiled.model, spoiled.distiller.teacher.taps)

@@ -1,5 +1,6 @@
 """A few training steps on a copy: does the link teach, and what does it cost?"""
 
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -327,7 +328,9 @@ def _largest(model: nn.Module) -> Iterator[dict[str, float]]:
 
     def note(name: str, output: Any) -> None:
         if isinstance(output, Tensor) and output.is_floating_point() and output.numel():
-            seen[name] = max(seen.get(name, 0.0), float(output.detach().abs().max()))
+            value = float(output.detach().abs().max())
+            value = value if value == value else math.inf  # NaN comes of overflow
+            seen[name] = max(seen.get(name, 0.0), value)
 
     handles = [
         m.register_forward_hook(lambda _, __, out, name=name: note(name, out))

@@ -14,7 +14,7 @@ from ...errors import ConfigError
 from ...unaugmented import feature_pairs, undisturbed
 from ...utils.kinds import default_scope
 from ...utils.randomness import kept_random
-from . import course, features, inputs, knowledge, state
+from . import course, features, forms, inputs, knowledge, state
 from .finding import Finding, look, wrong
 from .patient import BATCHES, Patient, admit
 
@@ -26,7 +26,7 @@ CHECKS: tuple[Check, ...] = (
     knowledge.truth,
     knowledge.metrics,
     inputs.same_images,
-    inputs.statistics,
+    forms.statistics,
     features.features,
     state.reach,
     course.training,

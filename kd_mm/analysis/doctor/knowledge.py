@@ -57,7 +57,10 @@ def _pairs(guess: Any, sample: Any) -> list[tuple[int, int]]:
     found = guess.pred_instances
     if not len(boxes) or not len(found.bboxes):
         return []
-    overlap = box_iou(boxes, _tensor(found.bboxes).cpu())
+    guesses = _tensor(found.bboxes).cpu()
+    # predictions are in pixels of the file, the truth is where boxes are not resized
+    scale = torch.tensor(guess.metainfo.get('scale_factor', (1, 1))[:2]).repeat(2)
+    overlap = box_iou(boxes, guesses).maximum(box_iou(boxes, guesses * scale))
     scores = found.scores.cpu() * (overlap > 0.5)
     best, which = scores.max(1)
     labels = sample.gt_instances.labels
@@ -132,11 +135,11 @@ def metrics(patient: Patient) -> Iterator[Finding]:
             'give val_dataloader and val_evaluator',
         )
         return
-    classes = max(_classes(patient.teacher), _classes(patient.model), 1)
+    classes = max(classes_of(patient.teacher), classes_of(patient.model), 1)
     found, counts = {}, {}
     for side, model in (('teacher', patient.teacher), ('student', patient.model)):
         try:
-            with _evaluated(patient, model) as evaluator:
+            with patient.exact_teacher(), _evaluated(patient, model) as evaluator:
                 noting = _Noting(evaluator, classes)
                 values = evaluate(model, loader, noting)
         except Exception as error:  # noqa: BLE001  (foreign metrics on foreign classes)
@@ -185,7 +188,7 @@ class _evaluated:  # noqa: N801  (used like a function)
 def _compared(patient: Patient, found: dict, images: int) -> Finding:
     check, (name, teacher) = 'metric', found['teacher']
     scale = 100 if 'accuracy' in name or teacher > 1 else 1
-    chance = scale / max(_classes(patient.teacher), 2)
+    chance = scale / max(classes_of(patient.teacher), 2)
     if 'mAP' in name:
         chance = 0.005 * scale
     text = f'{name} on {images} validation images: teacher {teacher:.4g}'
@@ -254,7 +257,7 @@ def classes(patient: Patient) -> Iterator[Finding]:
     """Numbers and names of classes: teacher, student, data set."""
     dataset = patient.runner.train_dataloader.dataset
     names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    ours, theirs = _classes(patient.model), _classes(patient.teacher)
+    ours, theirs = classes_of(patient.model), classes_of(patient.teacher)
     check = 'classes'
     text = f'data set {len(names) if names else "?"}, student {ours}, teacher {theirs}'
     if names and ours and len(names) != ours:
@@ -306,7 +309,7 @@ def _trained_on(patient: Patient) -> Any:
     return about.get('classes') or about.get('CLASSES')
 
 
-def _classes(model: nn.Module) -> int:
+def classes_of(model: nn.Module) -> int:
     """How many classes a network tells apart; 0 where it does not say."""
     for name, child in model.named_children():
         if name in ('data_preprocessor', 'backbone', 'neck', 'distiller', 'rpn_head'):
@@ -325,7 +328,7 @@ def truth(patient: Patient) -> Iterator[Finding]:
     empty = sum(not len(found) for found in labels)
     kind = 'boxes' if any('gt_instances' in s for s in samples) else 'a label'
     check = 'ground truth'
-    number = _classes(patient.model)
+    number = classes_of(patient.model)
     flat = torch.cat([f.flatten().float().cpu() for f in labels]) if labels else None
     if empty == len(samples):
         yield wrong(
@@ -370,12 +373,11 @@ def _labels(sample: Any) -> Tensor:
 @torch.no_grad()
 def _on_training_images(patient: Patient) -> Iterator[Finding]:
     """The teacher's guesses on training images, as labels are there."""
-    number = _classes(patient.teacher)
-    if not number or number != _classes(patient.model):
+    number = classes_of(patient.teacher)
+    if not number or number != classes_of(patient.model):
         return
     counts = torch.zeros(number, number)
-    teacher = patient.teacher
-    with kept_random(patient.device):
-        for batch in patient.plain:
+    with kept_random(patient.device), patient.exact_teacher() as teacher:
+        for batch in patient.batches:  # labels as the pipeline of training leaves them
             count_classes(counts, teacher.val_step(batch), batch['data_samples'])
     yield from permuted(counts, 'training labels', 'training')

@@ -4,6 +4,7 @@ import copy
 import logging
 import urllib.error
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -141,6 +142,18 @@ class Patient:
             batch_size=loop.dataloader.batch_size or 1,
             collate_fn=loop.dataloader.collate_fn or pseudo_collate,
         )
+
+    @contextmanager
+    def exact_teacher(self) -> Iterator[Any]:
+        """The teacher in fp32, its weights rounded where it is stored in half."""
+        dtype = self.distiller.teacher.dtype
+        if dtype is not None:
+            self.teacher.float()
+        try:
+            yield self.teacher
+        finally:
+            if dtype is not None:
+                self.teacher.to(dtype)
 
     def copy(self, *, linked: bool = True) -> Any:
         """A student to be trained and thrown away; it shares the teacher."""
