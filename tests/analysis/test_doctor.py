@@ -16,6 +16,7 @@ from kd_mm.analysis.doctor import course as courses
 from kd_mm.analysis.doctor import (
     examine,
     features,
+    forms,
     inputs,
     knowledge,
     print_findings,
@@ -101,7 +102,8 @@ def test_a_healthy_run_is_fine_and_left_as_it_was(cfg, tmp_path, monkeypatch):
     assert checks >= {
         'teacher mode', 'teacher weights', 'classes', 'ground truth', 'metric',
         'teacher labels', 'training labels', 'same images', 'image values',
-        'teacher statistics', 'teacher images', 'taps', 'strides', 'CKA', 'channel order', 'reach',
+        'teacher statistics', 'teacher images', 'taps', 'strides', 'CKA',
+        'channel order', 'reach',
         'steps', 'gradient share', 'link loss', 'task loss', 'DDP', 'cost',
         'optimiser', 'resume',
     }  # fmt: skip
@@ -258,3 +260,20 @@ def test_the_tool_exits_with_1_and_writes_json(cfg, tmp_path, monkeypatch, capsy
     assert any(row['verdict'] == 'wrong' for row in rows)
     assert 'gradient share' in capsys.readouterr().out
     assert {p.name for p in tmp_path.iterdir()} == {'run.py', 'found.json'}
+
+
+@pytest.mark.parametrize('order', ['as they are', 'swapped'])
+def test_swapped_colours_are_told_from_what_the_teacher_knows(well, monkeypatch, order):
+    """A teacher whose loss is lowest where red is brightest, on reddish images."""
+    image = torch.tensor([2.0, 1.0, 0.0]).view(1, 3, 1, 1).expand(4, 3, 8, 8)
+    image = image.flip(1) if order == 'swapped' else image
+    monkeypatch.setattr(forms, '_as_got', lambda *_: [(image, [])] * 2)
+
+    def loss(inputs, samples):
+        return dict(loss_cls=[3 + inputs[:, 2].mean() - inputs[:, 0].mean()])
+
+    monkeypatch.setattr(well.teacher, 'loss', loss)
+    swap = {'with red and blue swapped': lambda x: x.flip(1)}
+    monkeypatch.setattr(forms, '_other_forms', lambda model: swap)
+    (found,) = forms._losses(well, 'teacher', well.teacher)
+    assert found.verdict == ('wrong' if order == 'swapped' else 'fine')

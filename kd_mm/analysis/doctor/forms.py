@@ -111,10 +111,8 @@ def _losses(patient: Patient, side: str, model: Any) -> Iterator[Finding]:
                 'or how images are loaded',
             )
             return
-    text = (
-        f'its own loss is {here.mean():.3g}, and no other form of the images is better'
-    )
-    yield fine(check, text)
+    text = f'its own loss is {here.mean():.3g}'
+    yield fine(check, f'{text}, and no other form of the images is better')
 
 
 @torch.no_grad()
