@@ -21,6 +21,7 @@ from .patient import Patient, without_amp
 FAINT, STRONG = 0.01, 0.99  # shares of the gradient worth a look
 NOTHING, ALL = 5e-4, 0.9995  # and those that cannot be meant
 FALLS = 0.002  # part of the loss that goes in a few steps
+EXPLODES = -0.5  # part of the loss that comes in a few steps
 WARM_UPS = ('Linear', 'Constant', 'Warmup')  # schedulers that begin low
 HALF = 65504  # the largest number of fp16
 
@@ -136,12 +137,12 @@ def _without_gradient(model: nn.Module, wrapper: Any) -> list[str]:
 
 def training(patient: Patient) -> Iterator[Finding]:
     """Shares, losses, NaN and cost, from one course with the links and one without."""
-    linked = run(patient, linked=True)
+    linked = first = run(patient, linked=True)
     if not linked.failure and not _works(linked, patient):
         gentle = run(patient, linked=True, lr_divided=10)
         linked = gentle if _works(gentle, patient) or not linked.finite else linked
     plain = run(patient, linked=False, lr_divided=linked.lr_divided)
-    yield from _finite(patient, linked, plain)
+    yield from _finite(patient, linked, plain, first)
     if linked.losses and linked.finite:
         for name, link in patient.links.items():
             yield _share(name, link, linked)
@@ -165,7 +166,9 @@ def _warms_up(patient: Patient) -> bool:
     return any(word in kind for kind in early for word in WARM_UPS)
 
 
-def _finite(patient: Patient, linked: Course, plain: Course) -> Iterator[Finding]:
+def _finite(
+    patient: Patient, linked: Course, plain: Course, first: Course
+) -> Iterator[Finding]:
     check = 'steps'
     count = len(linked.losses)
     if linked.failure:
@@ -181,15 +184,17 @@ def _finite(patient: Patient, linked: Course, plain: Course) -> Iterator[Finding
             'see "NaN" in docs/troubleshooting.md',
         )
     elif linked.lr_divided > 1:
-        text = (
-            f'{count} with a tenth of the learning rate; with all of it at once losses '
-            'rise, so the run needs a warm-up'
-        )
-        if patient.finished or _warms_up(patient):
-            yield fine(check, text)
+        text = f'{count} with a tenth of the learning rate; with all of it at once'
+        least = [change(first.sums(link=n)) for n in patient.links]
+        if first.finite and min(least) > EXPLODES:
+            yield fine(check, f'{text} losses do not fall yet')
+        elif patient.finished or _warms_up(patient):
+            yield fine(check, f'{text} losses explode, so the run needs its warm-up')
         else:
             yield look(
-                check, f'{text} and has none', 'add one, or lower the learning rate'
+                check,
+                f'{text} losses explode, and the run has no warm-up',
+                'add one, or lower the learning rate',
             )
     else:
         yield fine(check, f'{count} steps, all losses finite')
@@ -259,7 +264,7 @@ def _task(patient: Patient, linked: Course, plain: Course) -> Finding:
     risen = own[-1] - own[0] > 0.05  # what is nearly 0 may double
     if risen and part < -0.05 and change(alone) > part + 0.1:
         return look(check, f'{text}: the links make it rise', 'lower criterion.weight')
-    if patient.student_trained and risen and part < -0.5:
+    if patient.student_trained and risen and part < EXPLODES:
         return look(
             check,
             f'{text}: a trained student is spoiled, by the task alone too',
