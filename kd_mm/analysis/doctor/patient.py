@@ -260,9 +260,10 @@ def _subject(text: str) -> str:
 def _leave_out(cfg: Config, text: str, error: Exception) -> str:
     """Take away what was refused; says what, or '' if there is nothing to take."""
     model = cfg.model
-    links = [n for n in model.links if f'links.{n}' in text]
-    if links and len(model.links) > 1:
-        model.links.pop(links[0])
+    named = model.links if isinstance(model.links, dict) else {}  # 'auto', 'sokd'
+    links = [n for n in named if f'links.{n}' in text]
+    if links and len(named) > 1:
+        named.pop(links[0])
         return f'the rest is looked at without links.{links[0]}'
     teacher = model.teacher
     unread = isinstance(error, UNREACHABLE) and '://' in str(teacher.get('checkpoint'))
