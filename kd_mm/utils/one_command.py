@@ -3,6 +3,7 @@
 import os.path as osp
 
 from mmengine.logging import MMLogger
+from torch import nn
 
 from ..auto import AUTO, NAMES
 from ..errors import ConfigError
@@ -97,7 +98,7 @@ def tell(cfg, args, model):
     Args:
         cfg (Config): The config of the run.
         args (argparse.Namespace): See :func:`add_arguments`.
-        model (nn.Module): As it was built.
+        model (nn.Module | dict): As it was built, or will be.
 
     Raises:
         ConfigError: If the student's checkpoint is of another model.
@@ -119,7 +120,9 @@ def tell(cfg, args, model):
 
 def _tell_start(cfg, args, model, logger):
     path = args.student_checkpoint
-    lost = check_fits(model, path, key=START, trust=args.trust)
+    lost = []
+    if isinstance(model, nn.Module):  # a FlexibleRunner builds it later
+        lost = check_fits(model, path, key=START, trust=args.trust)
     if lost:
         logger.warning(
             f'kd_mm: {START} {path}: {len(lost)} tensors of the student are not in it '
