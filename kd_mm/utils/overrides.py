@@ -8,13 +8,18 @@ from typing import Annotated
 
 from mmengine.config import Config
 from mmengine.runner import Runner
+from mmengine.runner._flexible_runner import FlexibleRunner
 
 from ..errors import ConfigError
 from ..options import Count, Natural, Rule, check_value
 from .kinds import is_type
 
-# What MMEngine and the tools of MMDetection read beside the arguments of `Runner`.
-RUNNER_KEYS = {name for name in inspect.signature(Runner.__init__).parameters} | {
+# What MMEngine and the tools of MMDetection read beside the arguments of the runners.
+RUNNER_KEYS = {
+    name
+    for kind in (Runner, FlexibleRunner)
+    for name in inspect.signature(kind.__init__).parameters
+} | {
     'activation_checkpointing',
     'compile',
     'custom_imports',

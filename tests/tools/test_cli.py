@@ -180,7 +180,14 @@ def test_an_override_that_goes_nowhere_is_refused(key, message):
 
 @pytest.mark.parametrize(
     'key',
-    ['randomness.seed', 'model.a.0.x', 'model.clip.norm', 'model.fresh', 'resume'],
+    [
+        'randomness.seed',
+        'model.a.0.x',
+        'model.clip.norm',
+        'model.fresh',
+        'resume',
+        'strategy.type',  # of a FlexibleRunner
+    ],
 )
 def test_an_override_that_fits_passes(key):
     cfg = dict(model=dict(a=[dict(x=1), 2], width=3, clip=None))
