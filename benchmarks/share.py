@@ -105,12 +105,12 @@ def suite_of(name: str, target: float) -> tuple[Suite, list[dict]]:
 
 def noise() -> tuple[Suite, list[dict]]:
     """A teacher that knows nothing: how much harm does it do?"""
-    rows = [dict(host='alone', how='')]
+    rows = [dict(host='alone', how='', method='alone')]
     methods: dict[str, dict | None] = {title(rows[0]): None}
     own = digits_cls_hosts()
     for host in ('FitNet', 'KD'):
         for how, share in NOISE.items():
-            row = dict(host=host, how=how)
+            row = dict(host=host, how=how, method=f'{host}, {how}')
             methods[title(row)] = started(own[host], 1.0, share)
             rows.append(row)
     return replace(

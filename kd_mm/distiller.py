@@ -132,6 +132,7 @@ class Distiller(nn.Module):
             if share is not None:
                 weight = self.links[name].criterion.weight
                 out[f'kd_{name}_weight'] = weight * share.weight
+                out[f'kd_{name}_agreement'] = share.agreement.clone()
         return out
 
     def _hold_shares(
@@ -148,6 +149,8 @@ class Distiller(nn.Module):
         measuring = self.measuring and torch.is_grad_enabled()
         if measuring:
             self.settle()
+            for name, share in held.items():
+                share.judge(now, name)
         probe = measuring and any(share.due(now) for share in held.values())
         for name, share in held.items():
             pairs[name].student = share.hold(

@@ -2,17 +2,17 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from .diagnostics import HostCopy
 from .errors import ConfigError
 from .options import Fraction, Positive, Rule, at_least, checked
+from .probe import Probe, Scaled
 from .schedule import Progress
 
 Part = Annotated[float, Rule('in (0, 1)', lambda x: 0 < x < 1)]
@@ -22,6 +22,7 @@ OWN = 10.0  # what enters a link, for its own modules, in parts of the task's gr
 BOUND = math.log(1e6)  # of the multiplier, both ways
 SPEED = 0.5  # of the way to what was measured last
 LIMIT = math.log(4.0)  # on one such step, but the first
+AGREES = 0.05  # cosine of the two gradients; see docs/results.md
 SETTLED = 16  # steps of a link in which its modules' own factor is found
 
 
@@ -61,10 +62,15 @@ class Share(nn.Module):
             teacher that is of no use can do. Defaults to 0.5.
         freeze_after (float, optional): When the multiplier stops following the
             gradients, in epochs; ``target`` goes on falling. Defaults to None, never.
-        by_epoch (bool): Whether ``freeze_after`` is in epochs; iterations otherwise.
-            Defaults to True.
+        stop_after (float, optional): When the link is judged, once, in epochs: it
+            ends, with a line in the log, if its gradient and the task's do not point
+            the same way (``agreement`` below 0.05). Defaults to None, never.
+        by_epoch (bool): Whether ``freeze_after`` and ``stop_after`` are in epochs;
+            iterations otherwise. Defaults to True.
 
     Attributes:
+        agreement (Tensor): The cosine of the two gradients, averaged over the last
+            five probes or so, a scalar. About 0 with a teacher that knows nothing.
         weight (Tensor | None): The multiplier of the last step, a scalar.
         value (Tensor | None): The part that the last probe found at the multiplier of
             that time, a scalar; an overflow leaves the one before.
@@ -72,6 +78,8 @@ class Share(nn.Module):
 
     balance: Tensor
     measured: Tensor
+    agreement: Tensor
+    stopped: Tensor
 
     @checked
     def __init__(
@@ -81,34 +89,40 @@ class Share(nn.Module):
         interval: Interval = 50,
         falls_to: Fraction = 0.5,
         freeze_after: Positive | None = None,
+        stop_after: Positive | None = None,
         by_epoch: bool = True,
     ) -> None:
         super().__init__()
         self.full, self.interval, self.falls_to = target, interval, falls_to
-        self.freeze_after, self.by_epoch = freeze_after, by_epoch
+        self.freeze_after, self.stop_after = freeze_after, stop_after
+        self.by_epoch = by_epoch
         # logarithms of |g_task| / |g_kd|, at the student's features and at the end of
         # the link, and whether they ever were found
         self.register_buffer('balance', torch.zeros(2))
         self.register_buffer('measured', torch.zeros(()))
+        self.register_buffer('agreement', torch.zeros(()))
+        self.register_buffer('stopped', torch.zeros(()))
         self.restart()
 
     @torch.no_grad()
     def restart(self) -> None:
         """Forget everything."""
-        self.balance.zero_()
-        self.measured.zero_()
+        for buffer in self.buffers():
+            buffer.zero_()
         self.weight: Tensor | None = None
         self.value: Tensor | None = None
-        self._steps = 0
+        self._steps, self._judged = 0, False
+        self._verdict: HostCopy | None = None
         self._own: Tensor | None = None
-        self._probe: _Probe | None = None
+        self._probe: Probe | None = None
         self._doubt: HostCopy | None = None
 
     # ---- when and how much ----------------------------------------------------
 
     def check_time(self, progress: Progress) -> None:
         """Complain about a moment that training does not reach."""
-        progress.check('share.freeze_after', self.freeze_after or 0, self.by_epoch)
+        for key in ('freeze_after', 'stop_after'):
+            progress.check(f'share.{key}', getattr(self, key) or 0, self.by_epoch)
 
     def target(self, progress: Progress) -> float:
         """The part that is held at this moment of training."""
@@ -151,16 +165,17 @@ class Share(nn.Module):
         student = (balance[0] + math.log(ratio)).clamp(-BOUND, BOUND)
         own = (balance[1] + math.log(OWN)).clamp(-BOUND, BOUND)
         known = self.measured > 0
-        self.weight = torch.where(known, student.exp(), 0.0)
+        acts = known & (self.stopped < 1)
+        self.weight = torch.where(acts, student.exp(), 0.0)
         self._own = own.exp()
         if not all(feature.requires_grad for feature in features):
             return list(features)
         if probe:
-            self._probe = _Probe(len(features), self.weight, self._own)
+            self._probe = Probe(len(features), self.weight, self._own)
             return [self._probe.alias(feature) for feature in features]
         self._own = torch.where(known, self._own, 0.0)
-        rest = torch.where(known, (student - own).exp(), 0.0)
-        return [_Scaled.apply(feature, rest) for feature in features]
+        rest = torch.where(acts, (student - own).exp(), 0.0)
+        return [Scaled.apply(feature, rest) for feature in features]
 
     def end(
         self, features: list[Tensor], parameters: Iterable[nn.Parameter]
@@ -181,7 +196,7 @@ class Share(nn.Module):
         """A loss of the link, whose gradient is scaled for the link's own modules."""
         if self._own is None or not loss.requires_grad:
             return loss
-        return _Scaled.apply(loss, self._own)
+        return Scaled.apply(loss, self._own)
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -191,7 +206,8 @@ class Share(nn.Module):
         probe, self._probe = self._probe, None
         squares = probe.squares(self.balance)
         all_reduce(squares)
-        task, student, end = squares.sqrt()
+        dot = squares[0]
+        task, student, end = squares[1:].sqrt()
         both = torch.stack([student, end])
         fine = task.isfinite() & (task > 0) & both.isfinite().all() & (both > 0).all()
         wanted = (task / both).log().clamp(-BOUND, BOUND)
@@ -202,11 +218,37 @@ class Share(nn.Module):
         if self._steps > SETTLED:
             way[1] = torch.where(known, 0.0, way[1])
         self.balance += torch.where(fine, way, 0.0).to(self.balance.dtype)
+        cosine = (dot / (task * student)).nan_to_num().to(self.agreement.dtype)
+        seen = torch.where(known, self.agreement.lerp(cosine, 0.2), cosine)
+        self.agreement.copy_(torch.where(fine, seen, self.agreement))
         self.measured.copy_((fine | (self.measured > 0)).to(self.measured.dtype))
         held = student * probe.weight
         before = torch.zeros_like(held) if self.value is None else self.value
         self.value = torch.where(fine, held / (held + task), before)
         self._doubts()
+
+    @torch.no_grad()
+    def judge(self, progress: Progress, link: str) -> None:
+        """End a link that pulls elsewhere, and say so without waiting for the device.
+
+        Args:
+            progress (Progress): Where training is.
+            link (str): Its name, for the log.
+        """
+        if self._verdict is not None:
+            (stopped, cosine), self._verdict = self._verdict.read().tolist(), None
+            what = 'points elsewhere than' if stopped else 'goes along with'
+            MMLogger.get_current_instance().info(
+                f"links.{link}: its gradient {what} the task's (cosine {cosine:.3f}) "
+                f'after stop_after={self.stop_after:g}: the link '
+                + ('ends' if stopped else 'goes on')
+            )
+        if self.stop_after is None or self._judged:
+            return
+        if progress.at(self.by_epoch) >= self.stop_after and self._steps > SETTLED:
+            self._judged = True
+            self.stopped.copy_(self.agreement < AGREES)
+            self._verdict = HostCopy(torch.stack([self.stopped, self.agreement]))
 
     def _doubts(self) -> None:
         """Say once, without waiting for the device, that nothing could be measured."""
@@ -232,92 +274,12 @@ class Share(nn.Module):
         super()._save_to_state_dict(*args, **kwargs)
 
     def get_extra_state(self) -> Tensor:
-        """How many steps the link has done: probes come by that."""
-        return torch.tensor(self._steps)
+        """How many steps the link has done, and whether it was judged."""
+        return torch.tensor([self._steps, int(self._judged)])
 
     def set_extra_state(self, state: Tensor) -> None:
-        self._steps, self._probe = int(state), None
-
-
-class _Probe:
-    """What the backward pass of one step says about one link.
-
-    Args:
-        levels (int): How many features the link has.
-        weight (Tensor): The multiplier that this step would have had.
-        own (Tensor): What the gradient is scaled with where it enters the link.
-    """
-
-    def __init__(self, levels: int, weight: Tensor, own: Tensor) -> None:
-        self.levels, self.weight, self.own = levels, weight, own
-        self._found: dict[str, list[Tensor]] = dict(task=[], student=[], end=[])
-        self._handles: list[RemovableHandle] = []
-
-    def _note(self, side: str, gradient: Tensor) -> None:
-        self._found[side].append(gradient.detach().float().square().sum())
-
-    def alias(self, feature: Tensor) -> Tensor:
-        """Measure what arrives from the link, let nothing through, then the task's."""
-        alias = feature.view_as(feature)
-
-        def withhold(gradient: Tensor) -> Tensor:
-            self._note('student', gradient)
-            return torch.zeros_like(gradient)
-
-        alias.register_hook(withhold)
-        # autograd adds up all gradients of a tensor before its hooks run
-        feature.register_hook(lambda gradient: self._note('task', gradient))
-        return alias
-
-    def watch(self, feature: Tensor) -> Tensor:
-        """Measure what the criterion sends into the link."""
-        end = feature.view_as(feature)
-        if end.requires_grad:
-            end.register_hook(lambda gradient: self._note('end', gradient))
-        return end
-
-    def keep(self, parameters: Iterable[nn.Parameter], learning: Tensor) -> None:
-        """Let parameters of the link as they are, unless they are learning."""
-        for parameter in parameters:
-            if parameter.requires_grad:
-                hook = parameter.register_hook(
-                    lambda g: torch.where(learning.to(g.device), g, 0.0)
-                )
-                self._handles.append(hook)
-
-    def squares(self, like: Tensor) -> Tensor:
-        """``(3,)``: of the task, and of the link's at both ends of it, not scaled.
-
-        0 without a backward pass.
-        """
-        for handle in self._handles:
-            handle.remove()
-        counts = {side: len(found) for side, found in self._found.items()}
-        if not counts['task'] == counts['student'] == self.levels or not counts['end']:
-            return like.new_zeros(3, dtype=torch.float32)
-        task, student, end = (
-            torch.stack(found).sum() for found in self._found.values()
-        )
-        scale = self.own.square()
-        return torch.stack([task, student / scale, end / scale])
-
-
-class _Scaled(torch.autograd.Function):
-    """The same tensor, whose gradient is multiplied.
-
-    In fp32, because fp16 ends at 65504. No hook, so that a compiler sees through it.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(weight)
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (weight,) = ctx.saved_tensors
-        scaled = gradient.float() * weight.to(gradient.device)
-        return scaled.to(gradient.dtype), None
+        steps, judged = state.tolist()
+        self._steps, self._judged, self._probe = steps, bool(judged), None
 
 
 def ratios(

@@ -24,7 +24,7 @@ FLOORS = (
         'utils.wrappers',
         'sizes',
     ),
-    ('options', 'toolboxes', 'utils.files', 'utils.saving'),
+    ('options', 'probe', 'toolboxes', 'utils.files', 'utils.saving'),
     ('pair', 'taps', 'schedule', 'diagnostics', 'utils.loading', 'utils.overrides'),
     ('student', 'share'),
     ('outputs',),

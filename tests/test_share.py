@@ -317,6 +317,37 @@ def test_freeze_after_an_epoch_the_multiplier_stays():
     assert torch.equal(share.balance, frozen + 1)
     with pytest.raises(ConfigError, match='freeze_after=9 is never reached'):
         Share(target=0.5, freeze_after=9).check_time(Progress(0, 0, 4, 40))
+    with pytest.raises(ConfigError, match='stop_after=9 is never reached'):
+        Share(target=0.5, stop_after=9).check_time(Progress(0, 0, 4, 40))
+
+
+@pytest.mark.parametrize('angle', [0.0, 89.0, 120.0])
+def test_a_link_that_pulls_elsewhere_than_the_task_is_ended(angle, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'info', said.append)
+    share = Share(target=0.5, interval=2, stop_after=1)
+    way = torch.tensor([math.cos(math.radians(angle)), math.sin(math.radians(angle))])
+    arrived = []
+    for done in range(3 * SETTLED):
+        x = torch.zeros(2, requires_grad=True)
+        feature = x * 1
+        share.settle()
+        share.judge(Progress(done / (2 * SETTLED), done, 2, 100), 'fpn')
+        (alias,) = share.hold([feature], 1.0, probe=share.due(Progress()))
+        share.count()
+        (end,) = share.end([alias], [])
+        (share.own((end * way).sum()) + feature[0]).backward()
+        arrived.append(float(x.grad[0] - 1))
+    cosine = math.cos(math.radians(angle))
+    assert float(share.agreement) == pytest.approx(cosine, abs=1e-3)
+    assert arrived[SETTLED + 1] == pytest.approx(cosine, abs=1e-3)
+    after = 0 if angle else cosine
+    assert arrived[-1] == pytest.approx(after, abs=1e-3)
+    assert len(said) == 1 and ('the link ends' if angle else 'goes on') in said[0]
+    again = Share(target=0.5, interval=2, stop_after=1)
+    again.load_state_dict(share.state_dict())
+    again.judge(Progress(2, 2, 2, 100), 'fpn')
+    assert again._verdict is None and torch.equal(again.stopped, share.stopped)
 
 
 def test_a_weight_of_0_is_the_baseline():
@@ -350,7 +381,7 @@ def test_a_resumed_run_has_the_same_multiplier_bit_for_bit(tmp_path, extra):
     half.train()
     own, other = (run.model.state_dict() for run in (half, whole))
     names = [name for name in own if '.share.' in name]
-    assert len(names) == 3
+    assert len(names) == 5
     for name, value in other.items():
         assert torch.equal(own[name], value), name
 
