@@ -366,8 +366,10 @@ def test_a_weight_of_0_is_the_baseline():
     'extra',
     [
         dict(),
-        dict(custom_hooks=[dict(type='EMAHook')]),
-        dict(optim_wrapper=dict(accumulative_counts=2)),
+        pytest.param(dict(custom_hooks=[dict(type='EMAHook')]), marks=pytest.mark.slow),
+        pytest.param(
+            dict(optim_wrapper=dict(accumulative_counts=2)), marks=pytest.mark.slow
+        ),
     ],
     ids=['plain', 'ema', 'accumulation'],
 )
