@@ -127,7 +127,7 @@ NOISE: dict[str, dict | None] = {
     'held': dict(target=TARGET, falls_to=1.0),
     'falls to half': dict(target=TARGET, falls_to=0.5),
     'falls to 0': dict(target=TARGET, falls_to=0.0),
-    'ends after 3 epochs': dict(target=TARGET, interval=10, stop_after=3),
+    'ends after a third': dict(target=TARGET, interval=10, stop_after=10),
 }
 
 

@@ -22,7 +22,7 @@ OWN = 10.0  # what enters a link, for its own modules, in parts of the task's gr
 BOUND = math.log(1e6)  # of the multiplier, both ways
 SPEED = 0.5  # of the way to what was measured last
 LIMIT = math.log(4.0)  # on one such step, but the first
-AGREES = 0.05  # cosine of the two gradients; see docs/results.md
+AGREES = 0.1  # cosine of the two gradients; see docs/results.md
 SETTLED = 16  # steps of a link in which its modules' own factor is found
 
 
@@ -64,7 +64,7 @@ class Share(nn.Module):
             gradients, in epochs; ``target`` goes on falling. Defaults to None, never.
         stop_after (float, optional): When the link is judged, once, in epochs: it
             ends, with a line in the log, if its gradient and the task's do not point
-            the same way (``agreement`` below 0.05). Defaults to None, never.
+            the same way (``agreement`` below 0.1). Defaults to None, never.
         by_epoch (bool): Whether ``freeze_after`` and ``stop_after`` are in epochs;
             iterations otherwise. Defaults to True.
 
