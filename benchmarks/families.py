@@ -13,6 +13,7 @@ Rows are written one by one, so a run that was stopped goes on.
 
 import argparse
 import copy
+import functools
 import multiprocessing
 import os
 import resource
@@ -21,6 +22,8 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -102,18 +105,34 @@ def in_one_line(error: BaseException) -> str:
 
 def examine(config: str) -> dict:
     """One row: what happens when a config is distilled from itself."""
-    package, name = config.split('::')
-    row = dict(config=config, family=f'{package}/{name.split("/")[0]}')
-    path = Path(PACKAGES[package].__file__).parent / '.mim/configs' / name
+    row = about(config)
     try:
-        cfg = _read(path)
+        cfg = packaged(config)
         model_cfg = plain_config(cfg)
-        scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope', package))
+        scope = scope_of(cfg, config)
         loader = sizes.data_of_run((cfg.get('train_dataloader') or {}).copy())
         with scope, loader:
             return row | distilled(model_cfg)
     except Exception as error:
         return row | dict(result='cannot run here', reason=in_one_line(error))
+
+
+def about(config: str) -> dict:
+    """What is known of a row before anything is built."""
+    package, name = config.split('::')
+    return dict(config=config, family=f'{package}/{name.split("/")[0]}')
+
+
+def packaged(config: str) -> Config:
+    """A config of an installed package, ``package::family/file.py``."""
+    package, name = config.split('::')
+    return _read(Path(PACKAGES[package].__file__).parent / '.mim/configs' / name)
+
+
+def scope_of(cfg: Config, config: str) -> AbstractContextManager[None]:
+    """Context in which the names of a packaged config are looked up."""
+    scope = cfg.get('default_scope', config.split('::')[0])
+    return DefaultScope.overwrite_default_scope(scope)
 
 
 def plain_config(cfg: Config) -> ConfigDict:
@@ -185,29 +204,40 @@ def train(model: nn.Module, is_detector: bool) -> str | None:
     """A few steps; None, or what went wrong at the likeliest size."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    found = sizes.candidates(model, on_cpu=True)
-    found = [SMALL, *found] if is_detector else found
     first = None
-    variants = product(found, sizes.channels(model), (True, False))
-    for (height, width), bands, masks in variants:
-        if is_detector:
-            batch = detection(bands, height, width, masks)
-        else:
-            batch = classification(bands, height, width)
+    for batch in batches(model, is_detector):
         try:
             data = model.data_preprocessor(batch, True)
             for _ in range(STEPS):
-                total, log = model.parse_losses(model(**data, mode='loss'))
-                optimizer.zero_grad()
-                total.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
+                log = step(model, data, optimizer)
             if 'loss_kd_generic' in log and not log['loss_kd_generic'].isfinite():
                 return 'loss_kd_generic is not finite'
             return None
         except Exception as error:
             first = first or in_one_line(error)
     return first
+
+
+def step(model: nn.Module, data: dict, optimizer: torch.optim.Optimizer) -> dict:
+    """One step with clipped gradients; what is logged."""
+    total, log = model.parse_losses(model(**data, mode='loss'))
+    optimizer.zero_grad()
+    total.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return log
+
+
+def batches(model: nn.Module, is_detector: bool) -> Iterator[dict]:
+    """Random batches that the model may take, the likeliest size first."""
+    found = sizes.candidates(model, on_cpu=True)
+    found = [SMALL, *found] if is_detector else found
+    variants = product(found, sizes.channels(model), (True, False))
+    for (height, width), bands, masks in variants:
+        if is_detector:
+            yield detection(bands, height, width, masks)
+        else:
+            yield classification(bands, height, width)
 
 
 def detection(bands: int, height: int, width: int, masks: bool) -> dict:
@@ -235,17 +265,20 @@ def classification(bands: int, height: int, width: int) -> dict:
     )
 
 
-def in_own_process(config: str, *, verbose: bool) -> dict:
-    """A row from a process that is ended when it takes too much."""
+def in_own_process(work: Callable[[], dict], row: dict, *, verbose: bool) -> dict:
+    """What ``work`` gives in a process that is ended when it takes too much.
+
+    ``row`` stands for it then.
+    """
     context = multiprocessing.get_context('fork')
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(config, theirs, verbose))
+    process = context.Process(target=_child, args=(work, theirs, verbose))
     began = time.perf_counter()
     process.start()
     theirs.close()
-    row = None
+    found = None
     try:
-        row = ours.recv()
+        found = ours.recv()
     except EOFError:  # the kernel ended it
         process.join()
         slow = process.exitcode == -signal.SIGXCPU
@@ -255,14 +288,12 @@ def in_own_process(config: str, *, verbose: bool) -> dict:
             else (f'the process was ended (more than {GIGABYTES} GB?)')
         )
     process.join()
-    if row is None:
-        package, name = config.split('::')
-        row = dict(config=config, family=f'{package}/{name.split("/")[0]}')
-        row |= dict(result='cannot run here', reason=reason)
-    return row | dict(seconds=round(time.perf_counter() - began, 1))
+    if found is None:
+        found = row | dict(result='cannot run here', reason=reason)
+    return found | dict(seconds=round(time.perf_counter() - began, 1))
 
 
-def _child(config: str, answer: Connection, verbose: bool) -> None:
+def _child(work: Callable[[], dict], answer: Connection, verbose: bool) -> None:
     if not verbose:
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 1)
@@ -273,7 +304,7 @@ def _child(config: str, answer: Connection, verbose: bool) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (used + SECONDS, used + 2 * SECONDS))
     torch.manual_seed(0)
     try:
-        answer.send(examine(config))
+        answer.send(work())
     except BaseException:
         if verbose:
             traceback.print_exc()
@@ -299,7 +330,9 @@ def main() -> int:
     for config in found.values():
         if f'"{config}"' in done and not args.again:
             continue
-        row = in_own_process(config, verbose=args.verbose)
+        row = in_own_process(
+            functools.partial(examine, config), about(config), verbose=args.verbose
+        )
         store(RESULT, config, [row])
         print(f'{row["family"]:32} {row["result"]:16} {row["reason"]}', flush=True)
     refresh()
