@@ -7,7 +7,7 @@
 
 Nothing is chosen on what is reported: what 'auto' is made of was, on the seeds and
 images of `--pilot`, whose rows are shown and not kept. As in gain.py a row that is in
-benchmarks/results/auto_digits.json is not run again, and several processes may share
+benchmarks/results/auto_digits_*.json is not run again, and several processes may share
 the work if they are given other pairs or seeds.
 """
 
@@ -32,7 +32,6 @@ from suites_cls import (
 )
 from tables import refresh
 
-PATH = RESULTS / 'auto_digits.json'
 WORK = ROOT / 'work_dirs/gain/auto_digits'
 PILOT = (100, 101, 102, 103)  # seeds
 CLASSIFIERS = (
@@ -169,16 +168,17 @@ def main() -> None:
             if args.pairs and name not in args.pairs:
                 continue
             suite = piloted(suite) if args.pilot else suite
+            path = RESULTS / f'auto_digits_{name.split("_")[0]}.json'
             for method in suite.methods:
                 if args.only and method not in args.only:
                     continue
                 own = dict(pair=name, method=method, seed=seed, **suite.setting)
-                if any(own.items() <= row.items() for row in read(PATH)):
+                if any(own.items() <= row.items() for row in read(path)):
                     continue
                 own |= one_run(suite, method, seed, suite.setting, 'cpu')
                 print(json.dumps(own), flush=True)
                 if not args.pilot:
-                    add(PATH, own)
+                    add(path, own)
     if not args.pilot:
         refresh()
 

@@ -7,10 +7,10 @@
 
 The pairs are in auto_pairs.txt. Both networks have random weights; nothing but their
 configs is said. A pair trains by SGD on one batch of two random images, with the same
-random numbers (dropout, proposals) in every step. In the steps 0, 1, 2 and 4 the share
-is measured and the student gets nothing of the link; 5 and 6 are the two steps in which
-the loss of the links has to fall. Every pair has a process of its own, with limits on
-time and memory. Rows are written one by one, so a run that was stopped goes on.
+random numbers (dropout, proposals) in every step. In steps 0 and 2 the share is
+measured and the student gets nothing of the links; over steps 1 to 3 their loss has to
+fall. Every pair has a process of its own, with limits on time and memory. Rows are
+written one by one, so a run that was stopped goes on.
 """
 
 import argparse
@@ -48,7 +48,7 @@ from kd_mm.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / 'benchmarks/results/auto_pairs.json'
 LIST = ROOT / 'benchmarks/auto_pairs.txt'
-BEFORE, AFTER = 5, 7  # two steps between them that are no probes
+BEFORE, AFTER = 1, 4  # steps 1 and 3 are no probes
 
 
 def pairs() -> Iterator[dict]:

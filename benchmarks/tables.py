@@ -44,7 +44,7 @@ PAGES = [ROOT / 'docs' / f'{name}.md' for name in NAMES]
 RESULTS = ROOT / 'benchmarks' / 'results'
 PUBLISHED = ROOT / 'benchmarks' / 'published.json'
 SETTINGS = (
-    'criterion', 'share', 'student', 'teacher', 'images', 'before', 'epochs',
+    'criterion', 'share', 'pair', 'student', 'teacher', 'images', 'before', 'epochs',
 )  # fmt: skip
 BLOCK = re.compile(r'(<!-- table: (.+?) -->\n).*?(<!-- /table -->)', re.DOTALL)
 

@@ -20,8 +20,16 @@ from test_tokens import vit
 
 from kd_mm.auto import NAMES
 from kd_mm.auto.candidates import Candidate, Level
+from kd_mm.auto.find import SHARE
 from kd_mm.auto.match import match
-from kd_mm.auto.methods import _LAST_MAP, _LOGITS, _MAPS, _snippet, feature_link
+from kd_mm.auto.methods import (
+    _LAST_MAP,
+    _LOGITS,
+    _MAPS,
+    OF_STAGES,
+    _snippet,
+    feature_link,
+)
 from kd_mm.errors import ConfigError
 from kd_mm.pair import MAP
 
@@ -109,7 +117,7 @@ def test_what_feeds_the_heads_is_compared(name):
     student, teacher, features = PAIRS[name]
     model = found(student, teacher)
     links = model.distiller.links_config
-    assert links['features'] == features | dict(share=0.5)
+    assert links['features'] == features | dict(share=SHARE)
     scores = 'logits' in links
     assert scores == ('Classifier' in student.type and 'other classes' not in name)
     batch = (
@@ -138,6 +146,8 @@ def test_every_method_finds_links_of_classifiers(name):
     kinds = dict(crd={'vector'}, dpk={'logits', 'features'}).get(name, kinds)
     links = found(*pair, name).distiller.links_config
     assert set(links) == kinds
+    if name in OF_STAGES:
+        assert links['features']['student'] == [f'backbone.layer{i}' for i in (2, 3, 4)]
 
 
 def test_an_adapter_stands_in_front_of_what_rebuilds_some_levels_only():

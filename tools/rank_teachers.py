@@ -67,6 +67,9 @@ def with_teacher(cfg, teacher, *, trust):
     cfg = copy.deepcopy(cfg)
     cfg.model.teacher = dict(config=config, checkpoint=checkpoint, trust=trust)
     cfg.model.pop('inherit', None)
+    if not isinstance(cfg.model.get('links'), dict):
+        cfg.model.links = 'at'  # found for each teacher; the same criterion
+        return cfg
     for link in cfg.model.links.values():  # compares any two widths, has no parameters
         link['stages'] = []
         link['criterion'] = dict(type='kd_mm.ATLoss')  # `update` would keep old keys

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import ConfigError
-from ..pair import MAP, TOKENS
+from ..pair import MAP, TOKENS, VECTOR
 from ..preprocess import crop
 from ..sizes import Size
 from ..stages.tokens_to_map import EXTRA, learn_grid, size_of
@@ -64,49 +64,58 @@ def feeding_heads(survey: Survey) -> list[Candidate]:
     """Candidates from the last in front of the heads backwards.
 
     A child of the network that gives vectors (a backbone that pools) stands for the
-    last module inside it that gives positions.
+    last module inside it that gives positions. A child that is a single layer comes
+    last: it may stand beside the way to the heads (DINO's, for proposals).
     """
     found: dict[tuple[str, ...], Candidate] = {}
     children = [p for p in survey.points.values() if '.' not in p.path]
-    for child in reversed(children):
+    for child in sorted(reversed(children), key=lambda point: point.leaf):
         if child.path in survey.heads or not _usable(child, survey):
             continue
-        candidate = _candidate(child, survey) or _last_inside(child, survey)
-        if candidate is not None:
-            found.setdefault(candidate.specs, candidate)
+        own = _candidate(child, survey)
+        on_grid = own and any(level.stride for level in own.levels)
+        for candidate in (own, None if on_grid else _last_inside(child, survey)):
+            if candidate is not None:
+                found.setdefault(candidate.specs, candidate)
     return list(found.values())
 
 
-def stages_of(survey: Survey, last: Candidate) -> Candidate | None:
-    """The last map of every stride, up to that of ``last``, inside the same child.
+def stages_of(survey: Survey, last: Candidate) -> Candidate:
+    """Up to three maps inside the child that gives ``last``: of each stride the last.
 
     What a link of several maps compares on a classifier, whose head takes the last
-    alone.
+    alone. Of several modules that give maps of one stride the outermost counts.
     """
-    child = Tap.parse(last.specs[0]).path.split('.')[0]
+    child = Tap.parse(last.specs[-1]).path.split('.')[0]
     by_stride: dict[float, Candidate] = {}
-    for point in _inside(child, survey):
+    inside = sorted(_inside(child, survey), key=lambda p: -p.path.count('.'))
+    for point in inside:
         candidate = _candidate(point, survey)
-        if candidate is None or candidate.levels[0].form != MAP:
-            continue
-        by_stride[round(candidate.levels[0].stride, 1)] = candidate
-    end = last.levels[-1].stride
-    chosen = [by_stride[s] for s in sorted(by_stride) if 2 <= s < 0.8 * end]
-    levels = (*(c.levels[0] for c in chosen), last.levels[-1])
-    specs = (*(c.specs[0] for c in chosen), last.specs[-1])
-    return Candidate(specs, levels) if len(levels) > 1 else None
+        if candidate is not None and candidate.levels[0].form == MAP:
+            by_stride[candidate.levels[0].stride] = candidate
+    end = last.levels[-1]
+    finer = [by_stride[stride] for stride in sorted(by_stride) if stride < end.stride]
+    if end.form == MAP and end.stride in by_stride and finer:
+        places = [*finer[-2:], by_stride[end.stride]]
+        specs = tuple(place.specs[0] for place in places)
+        return Candidate(specs, tuple(place.levels[0] for place in places))
+    return last
 
 
 def class_scores(survey: Survey) -> Candidate | None:
-    """The last layer that gives one vector an image, where heads have one."""
-    points = list(survey.points.values())
-    inside = [p for p in points if p.path.split('.')[0] in survey.heads]
-    leaves = [p for p in inside or points[-3:] if p.leaf and _is_vector(p)]
-    if not leaves or not _ok(leaves[-1], survey):
+    """The last layer of a head that gives one vector an image.
+
+    Or the last layer in front of heads that have none (networks whose backbone scores).
+    """
+    leaves = [p for p in survey.points.values() if p.leaf and p.given]
+    inside = [p for p in leaves if p.path.split('.')[0] in survey.heads]
+    before = [p for p in leaves if p not in inside]
+    scoring = [p for p in inside if _is_vector(p)] or before[-1:]
+    if not scoring or not _is_vector(scoring[-1]) or not _ok(scoring[-1], survey):
         return None
-    point = leaves[-1]
-    shape = point.given[0].shape
-    return Candidate((point.path,), (Level('vector', shape, 0, (0, 0)),))
+    point = scoring[-1]
+    level = Level(VECTOR, point.shapes[0], 0, (0, 0))
+    return Candidate((point.path,), (level,))
 
 
 def _is_vector(point: Point) -> bool:
@@ -136,8 +145,19 @@ def _inside(child: str, survey: Survey) -> list[Point]:
 
 
 def _last_inside(child: Point, survey: Survey) -> Candidate | None:
+    """The last grid inside a child that has none itself.
+
+    Not from inside of a module that ends without one: a stage that shrinks its map to
+    a single cell is no place to look for larger ones.
+    """
     for point in reversed(_inside(child.path, survey)):
-        if candidate := _candidate(point, survey):
+        candidate = _candidate(point, survey)
+        if not candidate or not candidate.levels[0].stride:
+            continue
+        parts = point.path.split('.')
+        around = ('.'.join(parts[:i]) for i in range(2, len(parts)))
+        ended = [survey.points[path] for path in around if path in survey.points]
+        if all(_candidate(p, survey) for p in ended if p.given):
             return candidate
     return None
 
@@ -164,7 +184,7 @@ def _level(shape: tuple[int, ...], survey: Survey, before: float) -> Level | Non
     if len(shape) not in (3, 4) or shape[0] != IMAGES:
         return None
     if len(shape) == 3:
-        return _tokens(shape, image, batch) if shape[1] > 1 else None
+        return _tokens(shape, image, batch) if min(shape[1:]) > 1 else None
     seen = torch.empty(shape, device='meta')
     if image != batch:
         seen = crop(seen, padded=image, size=batch)

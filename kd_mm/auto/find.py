@@ -1,5 +1,6 @@
 """Links found by themselves: from a method's name and two networks to a dict."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.logging import MMLogger
@@ -8,12 +9,20 @@ from torch import nn
 from ..errors import ConfigError
 from ..sizes import Size
 from ..teacher import Teacher
-from .candidates import Candidate, class_scores, feeding_heads
+from .candidates import Candidate, class_scores, feeding_heads, stages_of
 from .match import Match, match
-from .methods import check_method, feature_link, logits_link, parts_of, vector_link
+from .methods import (
+    AUTO,
+    OF_STAGES,
+    check_method,
+    feature_link,
+    logits_link,
+    parts_of,
+    vector_link,
+)
 from .survey import Survey, survey
 
-SHARE = 0.5  # of the gradient at the features, of every link: no weight is a guess
+SHARE = 0.8  # of the gradient at the features, of every link: no weight is a guess
 
 
 def find_links(
@@ -30,7 +39,7 @@ def find_links(
         guide (Teacher): The teacher.
         method (str): 'auto', or the name of a method.
         size (tuple[int, int], optional): Height and width of the trial images; None:
-            those of :func:`kd_mm.sizes.candidates`, until one works.
+            those that the networks are made for, until one works.
 
     Returns:
         dict[str, dict]: What ``links`` of :func:`kd_mm.distill.Distill` takes.
@@ -40,74 +49,106 @@ def find_links(
             of both can be compared; names the candidates of both sides.
     """
     check_method(method)
-    sides = survey(student, guide, size=size)
-    scores = [class_scores(side) for side in sides]
-    classes = [s.levels[0].shape[1] if s else 0 for s in scores]
-    classifier = bool(classes[0])
-    same_classes = classifier and classes[0] == classes[1]
-    links: dict[str, dict[str, Any]] = {}
-    said: list[str] = []
-    for part in parts_of(method, classifier=classifier, same_classes=same_classes):
+    search = _Search(method, survey(student, guide, size=size))
+    for part in parts_of(
+        method, classifier=search.classifier, same_classes=search.same_classes
+    ):
         if part == 'features':
-            found = _features(method, sides, last_only=classifier and bool(classes[1]))
-            link = feature_link(
-                method,
-                found,
-                classes=classes[1],
-                scores=scores[1].specs[0] if scores[1] else '',
-                classifier=classifier,
-            )
-            links['features'] = _taps(found) | link | dict(share=SHARE)
-            said += found.describe()
-            continue
-        if not same_classes and part == 'logits' or not all(scores):
-            raise ConfigError(_no_scores(method, sides, scores))
-        before = '@input' if part == 'vector' else ''
-        link = (
-            vector_link()
-            if part == 'vector'
-            else logits_link(method, classes=classes[0], sigmoid=sides[0].sigmoid)
-        )
-        taps = [f'{s.specs[0]}{before}' for s in scores if s]
-        links[part] = dict(student=taps[0], teacher=taps[1], share=SHARE, **link)
-        said.append(f'{taps[0]} <- {taps[1]} ({classes[0]} classes)')
+            search.features()
+        else:
+            search.vectors(part)
     # in the order in which a dumped config has them, so that both are one training
-    links = {name: links[name] for name in sorted(links)}
-    _tell(method, links, said, classes)
+    links = {name: search.links[name] for name in sorted(search.links)}
+    MMLogger.get_current_instance().info(
+        f'kd_mm: links={method!r} found\n  '
+        + '\n  '.join(search.said)
+        + f'\nwhich is the same as\n{_as_code(links)}'
+    )
     return links
 
 
-def _features(method: str, sides: tuple[Survey, Survey], *, last_only: bool) -> Match:
-    candidates = [feeding_heads(side) for side in sides]
-    found = match(*candidates, last_only=last_only)
-    if found is None:
-        there = '; '.join(
-            f'{side.owner} {side.name}: {_listed(places)}'
-            for side, places in zip(sides, candidates, strict=True)
+class _Search:
+    """What a method makes of two surveyed networks.
+
+    Args:
+        method (str): Its name.
+        sides (tuple[Survey, Survey]): Student and teacher.
+    """
+
+    def __init__(self, method: str, sides: tuple[Survey, Survey]) -> None:
+        self.method, self.sides = method, sides
+        self.scores = [class_scores(side) for side in sides]
+        self.classes = [s.levels[0].width if s else 0 for s in self.scores]
+        self.classifier = bool(self.classes[0])
+        self.same_classes = self.classifier and len(set(self.classes)) == 1
+        self.links: dict[str, dict[str, Any]] = {}
+        self.said: list[str] = []  # for the log
+        if method == AUTO and all(self.classes) and not self.same_classes:
+            self.said.append(
+                'no link between class scores: {} and {} classes'.format(*self.classes)
+            )
+
+    def features(self) -> None:
+        """Add the link between features; it is no must beside one of class scores."""
+        last_only = all(self.classes)
+        places = [feeding_heads(side) for side in self.sides]
+        found = match(*places, last_only=last_only)
+        if found is None:
+            text = (
+                f'nothing in front of the heads can be compared; {self._there(places)}'
+            )
+            if not self.links:
+                raise ConfigError(
+                    f'links={self.method!r}: {text}; say what to compare: links='
+                    'dict(NAME=dict(student=..., teacher=..., criterion=...))'
+                )
+            self.said.append(f'no link between features: {text}')
+            return
+        if last_only and self.method in OF_STAGES:
+            ends = zip(self.sides, (found.student, found.teacher), strict=True)
+            student, teacher = ([stages_of(side, end)] for side, end in ends)
+            found = match(student, teacher, last_only=False) or found
+        link = feature_link(
+            self.method,
+            found,
+            classes=self.classes[1],
+            scores=self.scores[1].specs[0] if self.scores[1] else '',
+            classifier=self.classifier,
         )
-        raise ConfigError(
-            f'links={method!r}: no two features in front of the heads can be compared; '
-            f'{there}; say what to compare: links=dict(NAME=dict(student=..., '
-            'teacher=..., criterion=...))'
+        self.links['features'] = _taps(found) | link | dict(share=SHARE)
+        self.said += found.describe()
+
+    def vectors(self, part: str) -> None:
+        """Add the link between class scores, or between what they are made of."""
+        student, teacher = self.scores
+        if not (student and teacher) or (part == 'logits' and not self.same_classes):
+            places = [[score] if score else [] for score in self.scores]
+            raise ConfigError(
+                f'links={self.method!r} compares the class scores of whole images, of '
+                f'as many classes on both sides: {self._there(places)}; '
+                "links='auto' compares features"
+            )
+        before = '@input' if part == 'vector' else ''
+        taps = dict(
+            student=f'{student.specs[0]}{before}', teacher=f'{teacher.specs[0]}{before}'
         )
-    return found
+        if part == 'vector':
+            link = vector_link()
+        else:
+            sigmoid = self.sides[0].sigmoid
+            link = logits_link(self.method, classes=self.classes[0], sigmoid=sigmoid)
+        self.links[part] = taps | link | dict(share=SHARE)
+        self.said.append(' <- '.join(taps.values()))
+
+    def _there(self, places: Sequence[list[Candidate]]) -> str:
+        return '; '.join(
+            f'{side.owner} {side.name}: {_listed(found)}'
+            for side, found in zip(self.sides, places, strict=True)
+        )
 
 
 def _listed(places: list[Candidate]) -> str:
     return '; '.join(place.describe() for place in places) or 'none'
-
-
-def _no_scores(
-    method: str, sides: tuple[Survey, Survey], scores: list[Candidate | None]
-) -> str:
-    there = ', '.join(
-        f'{side.owner} {side.name}: {score.describe() if score else "none"}'
-        for side, score in zip(sides, scores, strict=True)
-    )
-    return (
-        f'links={method!r} compares the class scores of whole images, of as many '
-        f"classes on both sides: {there}; links='auto' compares features"
-    )
 
 
 def _taps(found: Match) -> dict[str, Any]:
@@ -133,21 +174,6 @@ def _taps(found: Match) -> dict[str, Any]:
         return taps
     same = levels['student'] == levels['teacher']
     return taps | dict(levels=levels['student'] if same else levels)
-
-
-def _tell(
-    method: str, links: dict[str, Any], said: list[str], classes: list[int]
-) -> None:
-    if all(classes) and classes[0] != classes[1] and method == 'auto':
-        said = [
-            *said,
-            f'no link between class scores: {classes[0]} and {classes[1]} classes',
-        ]
-    MMLogger.get_current_instance().info(
-        f'kd_mm: links={method!r} found\n  '
-        + '\n  '.join(said)
-        + f'\nwhich is the same as\n{_as_code(links)}'
-    )
 
 
 def _as_code(links: dict[str, dict]) -> str:

@@ -7,7 +7,7 @@ from ..pair import TOKENS
 from .candidates import Candidate, Level
 
 NEAR = 0.5  # octaves between two strides that count as one
-FAR = 2.0  # octaves that a Resize may bridge where no strides agree
+CLOSE, FAR = 1.0, 2.0  # octaves that a Resize may bridge, at first and at all
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,9 @@ def match(
 ) -> Match | None:
     """The last places in front of both networks' heads whose levels agree.
 
-    Levels of one stride go together; where no two places have one in common, the
-    nearest strides do.
+    Levels of one stride go together; where two places have none in common, the two
+    that are nearest, if one has at most twice the stride of the other. Four times is
+    too much while there are other places.
 
     Args:
         students (list[Candidate]): The likeliest first.
@@ -64,9 +65,11 @@ def match(
             if _comparable(*found.levels[0]):
                 return found
         return None
-    for pairing in (_agreeing, _nearest):
+    for octaves in (CLOSE, FAR):
         for student, teacher in combinations:
-            if pairs := pairing(student.levels, teacher.levels):
+            pairs = _agreeing(student.levels, teacher.levels)
+            pairs = pairs or _nearest(student.levels, teacher.levels, octaves)
+            if pairs:
                 return Match(student, teacher, pairs)
     return None
 
@@ -91,17 +94,17 @@ def _agreeing(
 
 
 def _nearest(
-    students: tuple[Level, ...], teachers: tuple[Level, ...]
+    students: tuple[Level, ...], teachers: tuple[Level, ...], most: float
 ) -> tuple[tuple[int, int], ...]:
-    """The two levels whose strides are nearest."""
+    """The two levels whose strides are nearest, ``most`` octaves apart."""
     found = [
         (_octaves(s, t), i, j)
         for i, s in enumerate(students)
         for j, t in enumerate(teachers)
         if _comparable(s, t)
     ]
-    octaves, *pair = min(found, default=(math.inf, 0, 0))
-    return ((pair[0], pair[1]),) if octaves <= FAR else ()
+    octaves, i, j = min(found, default=(math.inf, 0, 0))
+    return ((i, j),) if octaves <= most else ()
 
 
 def _comparable(student: Level, teacher: Level) -> bool:

@@ -38,6 +38,7 @@ _MAPS = dict(
     mgd=(f'{_CLASSES}mgd.py', 'mgd.imagenet.map'),
     at=(f'{_CLASSES}at.py', 'links.maps'),
     sp=(f'{_CLASSES}sp.py', 'links.map'),
+    review=(f'{_CLASSES}review.py', 'review.resnet56_resnet20.review'),
 )
 # On classifiers another snippet, where there is one: their last map.
 _LAST_MAP = dict(
@@ -58,6 +59,7 @@ _LOGITS = dict(
 _IMAGENET = 1000  # classes from which on the second of two keys is taken
 _CIFAR = (10, 100)  # classes for which SoKD's heads are published
 AUTO = 'auto'
+OF_STAGES = ('at', 'review')  # compare several stages of a classifier's backbone
 NAMES = tuple(sorted({AUTO, 'crd', *_MAPS, *_LOGITS}))
 
 # Stages behind which the widths agree, and criteria that ask for no widths.
@@ -171,6 +173,8 @@ def _fit_to_network(
             stage['share'] = len(widths) == 1 and len(levels) > 1
         if is_type(stage, 'kd_mm.DAM') and classes and 'supervision' in stage:
             stage.update(supervision='cam', classifier=scores)  # there are no boxes
+        if is_type(stage, 'kd_mm.ReviewKD'):
+            stage.pop('mid')  # of one pair
         if is_type(stage, 'kd_mm.MGD'):
             stage.update({} if classes else dict(mask='spatial', ratio=0.65))
         if is_type(stage, 'kd_mm.DPK') and not classes:

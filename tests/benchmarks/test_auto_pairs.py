@@ -17,7 +17,9 @@ import auto_pairs  # noqa: E402
 
 def test_sixty_pairs_are_within_a_family_and_forty_across():
     rows = list(auto_pairs.pairs())
-    assert collections.Counter(row['kind'] for row in rows) == dict(within=60, across=40)
+    assert collections.Counter(row['kind'] for row in rows) == dict(
+        within=60, across=40
+    )
     assert len({row['config'] for row in rows}) == 100
     for row in rows:
         families = {row[side].split('/')[0] for side in ('student', 'teacher')}

@@ -260,7 +260,8 @@ def _subject(text: str) -> str:
 def _leave_out(cfg: Config, text: str, error: Exception) -> str:
     """Take away what was refused; says what, or '' if there is nothing to take."""
     model = cfg.model
-    named = model.links if isinstance(model.links, dict) else {}  # 'auto', 'sokd'
+    named = model.get('links')  # a dict, 'auto', 'sokd', nothing
+    named = named if isinstance(named, dict) else {}
     links = [n for n in named if f'links.{n}' in text]
     if links and len(named) > 1:
         named.pop(links[0])
