@@ -137,7 +137,7 @@ def piloted(suite: Suite) -> Suite:
     if 'boxes' in suite.name:
         might |= {name: dict(links=name) for name in ('pkd', 'cwd', 'fitnet', 'fgd')}
         return replace(suite, methods=suite.methods | might)
-    for logits, features in ((0.5, 0), (0.8, 0), (0.8, 0.3), (0.8, 0.5), (0.5, 0.5)):
+    for logits, features in ((0.8, 0), (0.8, 0.3), (0.8, 0.8), (0.5, 0.5)):
         links = dict(logits=dict(suite.methods['KD']['logits'], share=logits))
         if features:
             links['map'] = dict(suite.methods['PKD']['map'], share=features)

@@ -237,6 +237,17 @@ def test_a_name_that_is_no_method_is_refused_before_anything_is_built():
         build(distill_cfg(dict(type='Nothing'), dict(type='Nothing'), 'sodk'))
 
 
+def frozen(**kwargs):
+    """A classifier whose head alone is trained: no feature carries a gradient."""
+    model = toys.classifier(**kwargs)
+    model.backbone.frozen_stages = 4
+    return model
+
+
+def test_features_without_a_gradient_are_left_out():
+    assert set(found(frozen(), toys.classifier()).distiller.links_config) == {'logits'}
+
+
 REFUSED = {
     "links='kd' compares the class scores.*student RetinaNet: none.*'auto'": (
         toys.retinanet(),
@@ -247,6 +258,12 @@ REFUSED = {
         toys.classifier(),
         toys.classifier(classes=5),
         'kd',
+    ),
+    r"links='auto': nothing .*; student ImageClassifier: none; teacher "
+    r'ImageClassifier: backbone: \(3, 16, 8, 8\) stride 8, .* stride 32; say what': (
+        frozen(),
+        toys.classifier(classes=5),
+        'auto',
     ),
     'FGDLoss needs boxes': (toys.classifier(), toys.classifier(), 'fgd'),
 }
