@@ -27,8 +27,8 @@ def statistics(patient: Patient) -> Iterator[Finding]:
         with patient.exact_teacher() as teacher:
             yield from _statistics(patient, 'teacher', teacher)
             yield from _losses(patient, 'teacher', teacher)
+    yield from _statistics(patient, 'student', patient.model)  # a pretrained backbone
     if patient.student_trained:
-        yield from _statistics(patient, 'student', patient.model)
         yield from _losses(patient, 'student', patient.model)
 
 

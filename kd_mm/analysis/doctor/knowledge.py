@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import box_iou
 
 from ...errors import ConfigError
+from ...unaugmented import undisturbed
 from ...utils.files import read_checkpoint
 from ...utils.loading import find_file
 from ...utils.randomness import kept_random
@@ -151,49 +153,37 @@ def metrics(patient: Patient) -> Iterator[Finding]:
             continue
         found[side] = next(iter(values.items()), ('metric', math.nan))
         counts[side] = noting.counts
-    if 'teacher' in found and patient.teacher_known:
+    same = classes_of(patient.teacher) == classes_of(patient.model)
+    if 'teacher' in found and patient.teacher_known and same:
         yield _compared(patient, found, len(loader.dataset))
     for side in counts:
         if side == 'teacher' and patient.teacher_known or patient.student_trained:
             yield from permuted(counts[side], f'{side} labels', 'validation')
 
 
-class _evaluated:  # noqa: N801  (used like a function)
-    """Context: the network in eval mode, the evaluator asked about these images."""
-
-    def __init__(self, patient: Patient, model: nn.Module) -> None:
-        self.model, self.patient = model, patient
-        self.modes = {m: m.training for m in model.modules()}
-
-    def __enter__(self) -> Any:
-        self.model.eval()
-        self.random = kept_random(self.patient.device)
-        self.random.__enter__()
-        loop: Any = self.patient.runner.val_loop
-        subset: Any = self.patient.validation.dataset  # type: ignore[union-attr]
-        evaluator = loop.evaluator
-        evaluator.dataset_meta = getattr(subset.dataset, 'metainfo', None)
-        for metric in evaluator.metrics:
-            if hasattr(metric, 'img_ids'):  # COCO's counts images it was not shown
-                infos = [subset.dataset.get_data_info(i) for i in subset.indices]
-                metric.img_ids = [info['img_id'] for info in infos]
-        return evaluator
-
-    def __exit__(self, *error: Any) -> None:
-        self.random.__exit__(None, None, None)
-        for module, mode in self.modes.items():
-            module.training = mode
+@contextmanager
+def _evaluated(patient: Patient, model: nn.Module) -> Iterator[Any]:
+    """The network in eval mode; gives the evaluator, asked about these images."""
+    evaluator: Any = patient.runner.val_loop.evaluator
+    subset: Any = patient.validation.dataset  # type: ignore[union-attr]
+    evaluator.dataset_meta = getattr(subset.dataset, 'metainfo', None)
+    for metric in evaluator.metrics:
+        if hasattr(metric, 'img_ids'):  # COCO's counts images it was not shown
+            infos = [subset.dataset.get_data_info(i) for i in subset.indices]
+            metric.img_ids = [info['img_id'] for info in infos]
+    with undisturbed(model):
+        yield evaluator
 
 
 def _compared(patient: Patient, found: dict, images: int) -> Finding:
     check, (name, teacher) = 'metric', found['teacher']
     scale = 100 if 'accuracy' in name or teacher > 1 else 1
-    chance = scale / max(classes_of(patient.teacher), 2)
+    error = scale * math.sqrt(0.25 / images)
+    chance = 2 * error + scale / max(classes_of(patient.teacher), 2)
     if 'mAP' in name:
         chance = 0.005 * scale
     text = f'{name} on {images} validation images: teacher {teacher:.4g}'
-    error = scale * math.sqrt(0.25 / images)
-    if not teacher > chance + 2 * error * ('mAP' not in name):
+    if not teacher > chance:
         return wrong(
             check,
             f'{text}, which is what chance gives',
@@ -204,16 +194,14 @@ def _compared(patient: Patient, found: dict, images: int) -> Finding:
         return fine(check, text)
     student = found['student'][1]
     text += f', student {student:.4g}'
-    if patient.student_trained and not student > chance + 2 * error * (
-        'mAP' not in name
-    ):
+    if not patient.student_trained:
+        text += ' (at its start)'
+    elif not student > chance:
         return wrong(
             check,
             f'{text}, which is what chance gives',
             "is it the student's checkpoint, and are its images normalised?",
         )
-    if not patient.student_trained:
-        text += ' (at its start)'
     if student >= teacher:
         return look(
             check,
@@ -272,24 +260,17 @@ def classes(patient: Patient) -> Iterator[Finding]:
         return
     own = _trained_on(patient)
     if own and names and list(own) != list(names):
-        first = (
-            next((a, b) for a, b in zip(own, names) if a != b)
-            if len(own) == len(names)
-            else (len(own), len(names))
-        )
-        verdict = wrong if _sorted(own) == _sorted(names) else look
+        pairs = ((a, b) for a, b in zip(own, names) if a != b)
+        a, b = next(pairs, (len(own), len(names)))
+        verdict = wrong if sorted(map(str, own)) == sorted(map(str, names)) else look
         yield verdict(
             check,
-            f'the teacher was trained with other class names than the data set has '
-            f'({first[0]!r} in place of {first[1]!r})',
+            'the teacher was trained with other class names than the data set has '
+            f'({a!r} in place of {b!r})',
             'give both the same metainfo.classes, in the same order',
         )
         return
     yield fine(check, text)
-
-
-def _sorted(names: Any) -> list[str]:
-    return sorted(map(str, names))
 
 
 def _trained_on(patient: Patient) -> Any:

@@ -14,7 +14,6 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
-from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from ...distiller import Distiller
@@ -70,7 +69,7 @@ class Patient:
         steps (int): How many training steps a course has.
         teacher_known (bool): Whether the teacher has the weights that the config
             names; else nothing can be said about what it knows.
-        student_trained (bool): Whether the student is more than initialised.
+        student_trained (bool): Whether all of the student comes from a checkpoint.
         finished (bool): Whether it is what a training has made, and no start of one.
         findings (list[Finding]): What setting it up has shown.
     """
@@ -201,7 +200,7 @@ def admit(
         images,
         steps,
         teacher_known=known,
-        student_trained=bool(cfg.get('load_from')) or _has_statistics(runner.model),
+        student_trained=bool(cfg.get('load_from')),
         finished=bool(student),
     )
     patient.findings = findings + list(_begin(patient))
@@ -290,16 +289,6 @@ def _strip(part: Any) -> bool:
         for value in part:
             found = _strip(value) or found
     return found
-
-
-def _has_statistics(model: nn.Module) -> bool:
-    """Whether batch normalisation has seen images."""
-    student = unwrapped(model)
-    return any(
-        name.endswith('running_mean') and bool(value.any())
-        for name, value in student.named_buffers()
-        if not name.startswith('distiller.')
-    )
 
 
 def _begin(patient: Patient) -> Iterator[Finding]:
