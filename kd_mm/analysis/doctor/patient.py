@@ -203,7 +203,8 @@ def admit(
         student_trained=bool(cfg.get('load_from')),
         finished=bool(student),
     )
-    patient.findings = findings + list(_begin(patient))
+    with default_scope(cfg):
+        patient.findings = findings + list(_begin(patient))
     return patient, patient.findings
 
 
@@ -295,18 +296,12 @@ def _begin(patient: Patient) -> Iterator[Finding]:
     """What the hooks do before the first step, at the first moment all links run."""
     runner = patient.runner
     _jump(patient)
-    for event in ('before_train', 'before_train_epoch'):
-        try:
-            runner.call_hook(event)
-        except ConfigError as error:
-            yield wrong(_subject(str(error)), str(error))
+    yield from _call(runner, 'before_train')
+    yield from _call(runner, 'before_train_epoch')
     _limit(patient)
     first = patient.batches[0]
     patient.model.train()
-    try:
-        runner.call_hook('before_train_iter', batch_idx=0, data_batch=first)
-    except ConfigError as error:
-        yield wrong(_subject(str(error)), str(error))
+    yield from _call(runner, 'before_train_iter', batch_idx=0, data_batch=first)
     for text in runner.said:
         yield look('warnings', text, 'see docs/troubleshooting.md')
     factors = patient.distiller.factors()
@@ -318,6 +313,17 @@ def _begin(patient: Patient) -> Iterator[Finding]:
                 f'the link does not run: {why}',
                 'give criterion.weight, or a schedule that training reaches',
             )
+
+
+def _call(runner: Runner, event: str, **kwargs: Any) -> Iterator[Finding]:
+    """Let the hooks act; what they refuse, or fail at, is a row."""
+    try:
+        runner.call_hook(event, **kwargs)
+    except ConfigError as error:
+        yield wrong(_subject(str(error)), str(error))
+    except Exception as error:  # noqa: BLE001  (hooks may be anybody's)
+        text = ' '.join(f'{type(error).__name__}: {error}'.split())[:300]
+        yield look('hooks', f'{event} fails: {text}', 'would training begin?')
 
 
 def _limit(patient: Patient) -> None:
