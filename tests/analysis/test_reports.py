@@ -165,3 +165,21 @@ def test_the_tool_writes_one_file(tmp_path, monkeypatch, capsys):
     html = (tmp_path / 'page.html').read_text()
     assert 'better than the student alone by +1' in html and '94' in html
     assert 'open it in a browser' in capsys.readouterr().out
+
+
+def test_runs_of_other_lengths_are_not_compared(tmp_path):
+    alone = read_run(str(write_run(tmp_path / 'a0')))
+    own = read_run(str(write_run(tmp_path / 'd0', distilled=True)))
+    own.steps = own.steps[:4]
+    text = verdict(difference(1.0, 1.1, 0.9), [alone, own], METRIC, 95.0)
+    assert 'to step 40, the student alone to 80' in text and 'nothing yet' in text
+
+
+def test_columns_and_cells_that_nothing_is_known_of(tmp_path):
+    alone = read_run(str(write_run(tmp_path / 'a0')))
+    own = read_run(str(write_run(tmp_path / 'd0', distilled=True)))
+    own.values = []  # interrupted before its first validation
+    for row in (*alone.steps, *own.steps):
+        row.pop('memory')  # a CPU
+    html = page([alone, own])
+    assert 'not reached' in html and '<th>MB</th>' not in html and '>nan<' not in html

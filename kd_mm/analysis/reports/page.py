@@ -48,6 +48,9 @@ def page(
     known = teacher or next((run.teacher for run in runs if run.teacher), {})
     level = known.get(metric, math.nan)
     differences = paired(runs, metric)
+    rows = _rows(runs, metric, level, {d.name: str(d) for d in differences})
+    memory = ['MB'] if any(row[-1] for row in rows) else []  # of an accelerator
+    rows = rows if memory else [row[:-1] for row in rows]
     shown = {path.stem: picture(path) for path in [*more, *pictures(runs)]}
     return (
         Environment(autoescape=True, trim_blocks=True)
@@ -56,8 +59,8 @@ def page(
             title=title,
             verdicts=[verdict(d, runs, metric, level) for d in differences]
             or ['No distilled run among these.'],
-            heads=('', 'seeds', metric, 'difference', 's per step', 'MB'),
-            rows=_rows(runs, metric, level, {d.name: str(d) for d in differences}),
+            heads=('', 'seeds', metric, 'difference', 's per step', *memory),
+            rows=rows,
             curves=curves(runs, metric, level),
             pictures=shown,
             said=[(run.name, text) for run in runs for text in run.said],
@@ -73,7 +76,8 @@ def _rows(
     for name in dict.fromkeys(run.name for run in runs):
         own = [run for run in runs if run.name == name]
         values = [run.last(metric) for run in own]
-        text = f'{statistics.mean(values):.4g}'
+        values = [value for value in values if not math.isnan(value)]
+        text = f'{statistics.mean(values):.4g}' if values else 'not reached'
         if len(values) > 1:
             text += f' ± {statistics.stdev(values):.2g}'
         seconds = statistics.median(run.seconds for run in own)

@@ -71,6 +71,8 @@ def _plot(runs, lines_of, level: float = float('nan')) -> str:
         return ''
     if level == level:
         axis.axhline(level, color='grey', ls='--', label='teacher')
+    axis.set_xlabel(_unit(runs, lines_of))
+    axis.ticklabel_format(useOffset=False)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     file = io.StringIO()
@@ -78,6 +80,13 @@ def _plot(runs, lines_of, level: float = float('nan')) -> str:
         figure.savefig(file, format='svg', metadata=dict(Date=None))
     plt.close(figure)
     return _responsive(file.getvalue())
+
+
+def _unit(runs, lines_of) -> str:
+    """What MMEngine counts: an epoch-based loop validates by epochs."""
+    last = max((xs[-1] for run in runs for xs, _ in lines_of(run) if xs), default=0)
+    whole = max((run.steps[-1]['step'] for run in runs if run.steps), default=0)
+    return 'epoch' if last < whole / 2 else 'iteration'
 
 
 def _responsive(svg: str) -> str:

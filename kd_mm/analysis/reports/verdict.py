@@ -63,6 +63,8 @@ def verdict(
         teacher (float): The teacher's; nan where unknown.
     """
     name, mean, error = difference.name, difference.mean, difference.error
+    if budgets := _budgets(name, runs):
+        return f'{name}: {budgets}, so the difference ({difference}) says nothing yet.'
     if not difference.gains:
         return (
             f'{name}: nothing to compare with. Train the student alone with the same '
@@ -83,6 +85,24 @@ def verdict(
     if mean < -2 * error:
         return f'{name}: worse than the student alone, {spread}. {reason}'
     return f'{name}: no gain that these seeds can show, {spread}. {reason}'
+
+
+def _budgets(name: str, runs: Sequence[Run]) -> str:
+    """What is said of runs that were trained for other lengths; '' for equal ones."""
+    own, alone = (
+        {run.steps[-1]['step'] for run in runs if chosen(run) and run.steps}
+        for chosen in (
+            lambda run: run.distilled and run.name == name,
+            lambda run: not run.distilled,
+        )
+    )
+    if not alone or own == alone:
+        return ''
+    return f'trained to step {_listed(own)}, the student alone to {_listed(alone)}'
+
+
+def _listed(numbers: set) -> str:
+    return ' and '.join(str(number) for number in sorted(numbers))
 
 
 def likeliest(name: str, runs: Sequence[Run], metric: str, teacher: float) -> str:
