@@ -186,6 +186,7 @@ def test_a_link_that_does_not_reach_the_student(cfg, tmp_path):
     assert found['map: reach'] == 'wrong' and found['logits: reach'] == 'fine'
 
 
+@pytest.mark.slow
 def test_refusals_become_rows_and_the_rest_is_still_looked_at(cfg):
     cfg.model.teacher.checkpoint = 'nowhere.pth'
     cfg.model.links.map.student = 'bakbone'
@@ -248,6 +249,7 @@ def test_the_table_shows_keys_in_brackets(capsys):
     assert worst([finding]) == 'wrong' and worst([]) == 'fine'
 
 
+@pytest.mark.slow
 def test_the_tool_exits_with_1_and_writes_json(cfg, tmp_path, monkeypatch, capsys):
     cfg.model.links.pop('map')
     cfg.model.links.logits.criterion.weight = 1e-6
