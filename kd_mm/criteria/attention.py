@@ -49,6 +49,7 @@ class ATLoss(Criterion):
     """
 
     sees_channel_order = False
+    same_shape = False
     layouts = (MAP, TOKENS)
 
     def check_shapes(self, pair: FeaturePair) -> None:

@@ -34,7 +34,11 @@ class Criterion(nn.Module):
         layouts (tuple[str, ...]): Those of :data:`kd_mm.pair.LAYOUTS` it is defined
             on; others are refused. Defaults to all.
         same_layout (bool): Whether both sides must have the same. Defaults to True.
+        same_shape (bool): Whether both sides of a level must have the same width and
+            size. Defaults to True.
         instead (str): What to do about another layout, for the message.
+        reads_labels (bool): Whether it reads the ground truth, or what else only
+            images of the training set have.
         compares_classes (bool): Whether dim 1 are the classes of a head, which no
             adapter can bring together.
 
@@ -55,8 +59,10 @@ class Criterion(nn.Module):
     sees_channel_order = True
     layouts: tuple[str, ...] = LAYOUTS
     same_layout = True
+    same_shape = True
     instead = ''
     compares_classes = False
+    reads_labels = False
 
     @checked
     def __init__(self, *, weight: NonNegative = 1.0) -> None:
@@ -100,7 +106,8 @@ class Criterion(nn.Module):
 
     def total(self, pair: FeaturePair) -> Tensor:
         """Sum over the levels of ``pair``, not weighted yet; autocast is off."""
-        self.check_shapes(pair)
+        if self.same_shape:
+            self.check_shapes(pair)
         terms = [
             self._level(s.float(), t.float(), w)
             for s, t, w in zip(pair.student, pair.teacher, pair.weight, strict=True)

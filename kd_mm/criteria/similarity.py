@@ -40,7 +40,7 @@ class SPLoss(Criterion):
 
     weighted = False
     sees_channel_order = False
-    same_layout = False
+    same_layout = same_shape = False
 
     def too_few(self, pair: FeaturePair) -> bool:
         return len(pair.student[0]) < 2
