@@ -7,6 +7,8 @@ from pathlib import Path
 from digits_runs import TEACHER, digits_config, metric, train
 from mmengine.config import Config
 
+_SAYS = {'links', 'student', 'teacher', 'unlabelled', 'optim_wrapper'}
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -19,9 +21,10 @@ class Suite:
         checkpoint (Callable): Gives the path of its weights, training them if need be,
             or None.
         config (Callable): ``config(folder, seed=..., **setting)``, the student alone.
-        methods (dict): Links by name, or what a config says of a method: ``links`` and
-            changes of the ``student`` and its ``optim_wrapper``; None is the student
-            alone.
+        methods (dict): Links by name, or what a config says of a method: ``links``,
+            changes of the ``student`` (a dict, or what gives it for a seed) and its
+            ``optim_wrapper``, another ``teacher`` or several (what gives each), and
+            what gives a loader of ``unlabelled`` images; None is the student alone.
         metrics (dict): Column of the table -> name in the message hub.
         base (str): The method that the others are compared with.
         setting (dict): Defaults of what can be set, e.g. images and epochs.
@@ -51,24 +54,23 @@ class Suite:
         """
         cfg = self.config(folder, seed=seed, **setting)
         cfg.default_hooks.checkpoint = None
-        said = self.methods[method]
-        if said is not None:
-            said = said if 'links' in said else dict(links=said)
-            student = Config(cfg.model.to_dict())
-            student.merge_from_dict(said.get('student', {}))
+        said = self.methods[method] or {}
+        said = said if not said or _SAYS & {*said} else dict(links=said)
+        student = Config(cfg.model.to_dict())
+        change = said.get('student', {})
+        student.merge_from_dict(change(seed) if callable(change) else change)
+        cfg.model = student.to_dict()
+        if 'links' in said:
             cfg.merge_from_dict(dict(optim_wrapper=said.get('optim_wrapper', {})))
-            weights = self.checkpoint()
             cfg.model = dict(
                 type='kd_mm.Distill',
                 student=student.to_dict(),
-                teacher=dict(
-                    config=str(self.teacher),
-                    checkpoint=weights and str(weights),
-                    **self.guide,
-                ),
+                teacher=self._teacher(said.get('teacher')),
                 links=said['links'],
                 trial_size=self.trial_size,
             )
+        if 'unlabelled' in said:
+            cfg.unlabelled_dataloader = said['unlabelled'](**setting)
         runner = train(cfg)
         if not all(p.isfinite().all() for p in runner.model.parameters()):
             raise FloatingPointError('diverged: weights are not finite')
@@ -76,6 +78,15 @@ class Suite:
             column: round(float(metric(runner, name, scale=self.scale)), 2)
             for column, name in self.metrics.items()
         }
+
+    def _teacher(self, said: Callable[[], dict | str] | dict | None) -> dict | str:
+        if said is None:
+            weights = self.checkpoint()
+            where = dict(config=str(self.teacher), checkpoint=weights and str(weights))
+            return where | self.guide
+        if isinstance(said, dict):
+            return {name: give() for name, give in said.items()}
+        return said()
 
 
 # --- detection on the digits ---------------------------------------------------------
