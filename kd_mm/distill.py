@@ -4,6 +4,7 @@ import copy
 import difflib
 import functools
 from collections.abc import Sequence
+from contextlib import ExitStack
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,8 @@ from .share import ratios
 from .sizes import channels
 from .student import check_built, check_loss, check_saved, without_distiller
 from .taps import Tap, Taps
-from .teacher import Teacher, inherit
+from .teacher import inherit
+from .teachers import Teachers, named, network_of
 from .toolboxes import check_installed
 from .trial import device_of
 from .utils.kinds import is_type
@@ -46,11 +48,15 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
         if not self.training:
             return self._student_loss(inputs, data_samples, *args)
         distiller = self.distiller
-        factors = distiller.factors()
+        if distiller.measuring:  # not in steps that are taken back
+            distiller.teachers.follow(self)
+        moment = distiller.factors()
+        factors = distiller.on('labelled', moment)
         if not any(factors.values()):
             losses = self._student_loss(inputs, data_samples, *args)
-            return self._watched(losses, distiller.idle(inputs, factors))
-        teacher = distiller.teacher(
+            added = distiller.idle(inputs, factors) | self._without_labels(moment)
+            return self._watched(losses, added)
+        teacher = distiller.teachers(
             inputs, data_samples, distiller.specs('teacher', factors)
         )
         specs = distiller.specs('student', factors)
@@ -58,7 +64,31 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
             losses = self._student_loss(inputs, data_samples, *args)
         size = tuple(inputs.shape[2:])
         added = distiller(student, teacher, data_samples, size, factors)
-        return self._watched(losses, added | distiller.idle(inputs, factors))
+        added |= distiller.idle(inputs, factors) | self._without_labels(moment)
+        return self._watched(losses, added)
+
+    def _without_labels(self, moment: dict[str, float]) -> dict[str, Tensor]:
+        """What the links say of the images without labels that came for this step.
+
+        The student trains on them as far as its last tap; its buffers follow them.
+        """
+        distiller, batch = self.distiller, self.distiller.unlabelled
+        factors = distiller.on('unlabelled', moment)
+        distiller.unlabelled = None
+        if batch is None or not any(factors.values()):
+            return {}
+        data = self.data_preprocessor(batch, False)  # mixing images takes labels
+        inputs, samples = data['inputs'], data['data_samples']
+        teacher = distiller.teachers(
+            inputs, samples, distiller.specs('teacher', factors)
+        )
+        specs = distiller.specs('student', factors)
+        with distiller.taps['student'].record(self, specs=specs, stop=True) as student:
+            self(inputs, samples, mode='predict')
+        with distiller.not_measuring():
+            size = tuple(inputs.shape[2:])
+            added = distiller(student, teacher, samples, size, factors)
+        return {f'{name}_unlabelled': value for name, value in added.items()}
 
     def _watched(self, losses: dict, added: dict) -> dict:
         merged = _merge(losses, added)
@@ -73,7 +103,8 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
         if not self.keeps_weights:
             with without_distiller(self):  # a model's init_cfg reaches all its modules
                 super().init_weights()
-        inherit(self, self.distiller.teacher.model, self.inherited)
+        if self.inherited:
+            inherit(self, self.distiller.teacher.model, self.inherited)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any
@@ -114,7 +145,7 @@ def _revive(student: type) -> nn.Module:
 def Distill(  # noqa: N802  (it stands where a class does in a config)
     *,
     student: object,
-    teacher: dict,
+    teacher: dict | str,
     links: dict[str, dict] | str = AUTO,
     inherit: Sequence[str] = (),
     gradient_share_interval: Natural = 50,
@@ -131,7 +162,10 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
         student (dict | nn.Module): The ``model`` of a config of MMDetection or
             MMPretrain. Or such a model, built: it becomes the distilled one itself and
             keeps the weights that it has.
-        teacher (dict): Keyword arguments of :class:`kd_mm.teacher.Teacher`.
+        teacher (dict | str): Keyword arguments of :class:`kd_mm.teacher.Teacher`. Or
+            several of them by name, whose taps are then ``'name:path'``. Instead of one
+            also 'ema', the average of the student's weights
+            (:class:`kd_mm.teachers.Average`), or 'self', the student in the same pass.
         links (dict[str, dict] | str): Keyword arguments of :class:`kd_mm.link.Link` by
             name; or the name of a method, whose links are found from what both networks
             give (:func:`kd_mm.auto.find_links`). Defaults to 'auto'.
@@ -176,10 +210,11 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
         >>> type(model).__name__
         'DistilledImageClassifier'
     """
-    check_options(Teacher, teacher, 'teacher')
+    configs = named(teacher)
     _check_links(links)
     if built := isinstance(student, nn.Module):
-        check_built(student, teacher['config'])
+        for said in configs.values():
+            check_built(student, said['config'])
         model = student
     else:
         model = _build_student(student, data_preprocessor)
@@ -194,14 +229,14 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
     # data come, exactly as without us.
     with torch.random.fork_rng():
         distiller = _build_distiller(
-            model, teacher, links, gradient_share_interval, stop_on_nan, trial_size
+            model, configs, links, gradient_share_interval, stop_on_nan, trial_size
         )
     model.__class__ = distilled_class(type(model))  # type: ignore[arg-type]
     model.distiller = distiller
     model.inherited, model.keeps_weights = tuple(inherit), built
     check_saved(model)
     MMLogger.get_current_instance().info(
-        f'kd_mm: teacher {distiller.teacher.describe()}; links '
+        f'kd_mm: teacher {distiller.teachers.describe()}; links '
         + ', '.join(
             f'{name} ({" ".join(link.specs["student"])} <- '
             f'{" ".join(link.specs["teacher"])}, '
@@ -214,7 +249,7 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
 
 def _build_distiller(
     student: nn.Module,
-    teacher: dict,
+    configs: dict[str, dict],
     links: dict[str, dict] | str,
     share_interval: int,
     stop_on_nan: bool,
@@ -223,28 +258,35 @@ def _build_distiller(
     size = (trial_size[0], trial_size[1]) if trial_size else None
     # links that are given are looked at before a large teacher is read
     built = {} if isinstance(links, str) else _built(links)
-    guide = Teacher(**teacher)
-    refuse_other_inputs(guide.model, 'teacher')
+    teachers = Teachers(configs=configs, student=student)
+    for guide in teachers.guides.values():
+        refuse_other_inputs(guide.model, 'teacher')
     where = ''
     if isinstance(links, str):
         where = f'links={links!r}: '
-        links = find_links(student, guide, links, size=size)
+        links = find_links(student, teachers.only, links, size=size)
         built = _built(links)
-    taps = {}
-    for side, model in (('student', student), ('teacher', guide.model)):
-        users = {
-            spec: name for name, link in built.items() for spec in link.specs[side]
-        }
-        taps[side] = Taps(specs=users, model=model, owner=side, links=users)
-
-    guide.connect(student, taps['teacher'])
-    with outputs_of(student) as outputs, outputs_of(guide.model) as outputs_teacher:
-        seen = rehearse(student, guide, taps['student'], size=size)
+    teachers.assign(built)
+    users: dict[str, dict[str, str]] = {
+        side: {spec: n for n, link in built.items() for spec in link.specs[side]}
+        for side in ('student', 'teacher')
+    }
+    taps = dict(teacher=teachers.connect(student, users['teacher']))
+    own = {s: n for s, n in users['teacher'].items() if network_of(s) in teachers.own}
+    users['student'] |= own
+    taps['student'] = Taps(
+        specs=users['student'], model=student, owner='student', links=users['student']
+    )
+    networks = {name: teachers.network(name, student) for name in teachers.names}
+    with ExitStack() as stack:
+        outputs = stack.enter_context(outputs_of(student))
+        theirs = {n: stack.enter_context(outputs_of(m)) for n, m in networks.items()}
+        seen = rehearse(student, teachers, taps['student'], size=size)
     shape = len(seen.samples), channels(student)[0], *seen.size
     inputs = torch.zeros(*shape, device=device_of(student))
     check_loss(student, inputs, seen.samples)
     distiller = Distiller(
-        teacher=guide,
+        teachers=teachers,
         links=built,
         taps=taps,
         share_interval=share_interval,
@@ -263,11 +305,11 @@ def _build_distiller(
             if link.share is not None and link.criterion.weight:
                 held[name], targets[name] = tapped['student'], link.share.full
             try:
-                link.setup(pair, guide.model)
+                link.setup(pair, networks[link.teachers[0]])
             except LayoutError as error:
-                more = _instead(link, tapped, outputs, outputs_teacher)
+                more = _instead(link, tapped, outputs, theirs[link.teachers[0]])
                 raise ConfigError(f'{error}{more}') from error
-            guide.lend(m for stage in link.stages for m in stage.borrowed())
+            teachers.lend(link)
     ratios(targets, held)  # refuses those that leave the task nothing
     return distiller.to(device_of(student))
 

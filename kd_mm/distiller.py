@@ -1,6 +1,7 @@
 """The part of a distilled model that exists only while it trains."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from .schedule import Progress
 from .share import ratios
 from .taps import Recording, Taps
 from .teacher import Teacher
+from .teachers import AVERAGE, Teachers, network_of, with_own
 
 
 class Distiller(nn.Module):
@@ -25,7 +27,7 @@ class Distiller(nn.Module):
     take it along when it is moved or cast.
 
     Args:
-        teacher (Teacher): The frozen network.
+        teachers (Teachers): The frozen networks.
         links (dict[str, Link]): The links by name.
         taps (dict[str, Taps]): Taps of the 'student' and of the 'teacher'.
         share_interval (int): Measure the gradient share every so many steps; 0: never.
@@ -41,20 +43,21 @@ class Distiller(nn.Module):
     def __init__(
         self,
         *,
-        teacher: Teacher,
+        teachers: Teachers,
         links: dict[str, Link],
         taps: dict[str, Taps],
         share_interval: int,
         stop_on_nan: bool,
     ) -> None:
         super().__init__()
-        self.teacher = teacher
-        teacher.belongs_to(self)
+        self.teachers = teachers
+        teachers.belongs_to(self)
         self.links = nn.ModuleDict(links)
         self.taps = taps
         self.links_config: dict[str, dict] = {}
         self.share_interval = share_interval
         self.step = 0
+        self.unlabelled: dict | None = None  # a batch for the coming step
         self.measuring = True  # not in passes that the student does not learn from
         self.progress: Progress | None = None
         self._complained = False
@@ -64,9 +67,45 @@ class Distiller(nn.Module):
 
     def _apply(self, fn: Callable, recurse: bool = True) -> 'Distiller':
         super()._apply(fn, recurse)
-        if self.teacher.belongs_to(self):
-            self.teacher.apply_to_tensors(fn)
+        if self.teachers.belongs_to(self):
+            self.teachers.apply_to_tensors(fn)
         return self
+
+    @property
+    def teacher(self) -> Teacher:
+        """The teacher, where there is one; see :attr:`Teachers.only`."""
+        return self.teachers.only
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, guide in self.teachers.averages.items():
+            for key, value in guide.state().items():
+                destination[f'{prefix}average.{name or AVERAGE}.{key}'] = value
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing_keys: list[str],
+        *args: Any,
+    ) -> None:
+        rest = dict(state_dict)
+        for name, guide in self.teachers.averages.items():
+            begin = f'{prefix}average.{name or AVERAGE}.'
+            own = guide.state()
+            found = {k: rest.pop(f'{begin}{k}') for k in own if f'{begin}{k}' in rest}
+            lost = [key for key in own if key not in found]
+            if lost:
+                missing_keys += [f'{begin}{key}' for key in lost]
+            else:
+                guide.load(found)
+        super()._load_from_state_dict(
+            rest, prefix, local_metadata, strict, missing_keys, *args
+        )
 
     def now(self) -> Progress:
         """Where training is; without a hook that says so, what the message hub says."""
@@ -87,7 +126,7 @@ class Distiller(nn.Module):
             for name, link in self.links.items()
             for text in link.unserved()
         ]
-        if self.teacher.validate:
+        if any(guide.validate for guide in self.teachers.guides.values()):
             missing.append('teacher.validate is ignored')
         MMLogger.get_current_instance().warning(
             "kd_mm: this training loop does not call DistillHook; MMEngine's Runner "
@@ -96,10 +135,29 @@ class Distiller(nn.Module):
             + ''.join(f'; {text}' for text in missing)
         )
 
+    def on(self, images: str, factors: dict[str, float]) -> dict[str, float]:
+        """Factors of the links for 'labelled' or 'unlabelled' images."""
+        links = self.links.items()
+        return {n: factors[n] * (k.images in ('all', images)) for n, k in links}
+
     def specs(self, side: str, factors: dict[str, float]) -> list[str]:
-        """Taps that the links with a factor above 0 need on one side."""
-        active = [link for name, link in self.links.items() if factors[name]]
-        return list(dict.fromkeys(s for link in active for s in link.specs[side]))
+        """Taps that the links with a factor above 0 need on one side.
+
+        Those of a teacher that is the student itself are the student's.
+        """
+        found = dict.fromkeys(
+            (spec, side_of)
+            for name, link in self.links.items()
+            for side_of in ('student', 'teacher')
+            for spec in link.specs[side_of]
+            if factors[name]
+        )
+        own = self.teachers.own
+        return [
+            spec
+            for spec, side_of in found
+            if side == ('student' if network_of(spec) in own else side_of)
+        ]
 
     def forward(
         self,
@@ -161,6 +219,15 @@ class Distiller(nn.Module):
             if measuring:
                 share.count()
 
+    @contextmanager
+    def not_measuring(self) -> Iterator[None]:
+        """Inside, no part of a gradient is measured: it would lack the task's."""
+        before, self.measuring = self.measuring, False
+        try:
+            yield
+        finally:
+            self.measuring = before
+
     def settle(self) -> None:
         """Let all shares follow what the last backward pass found."""
         for link in self.links.values():
@@ -188,16 +255,19 @@ class Distiller(nn.Module):
         Raises:
             ConfigError: If the sides have different numbers of levels.
         """
+        teacher = with_own(teacher, student)
+        seen = teacher.of(link.teachers[0])
         pair = FeaturePair(
             link=link.name,
             student=link.features('student', self.taps['student'], student),
             teacher=link.features('teacher', self.taps['teacher'], teacher),
             samples=samples,
             image_size=image_size,
-            padded_size=teacher.image_size,
+            padded_size=seen.image_size,
+            shown_size=seen.shown_size,
             progress=self.now(),
         )
-        if len(pair.student) != len(pair.teacher):
+        if len(link.teachers) * len(pair.student) != len(pair.teacher):
             raise ConfigError(
                 f'links.{link.name}: student {link.specs["student"]} gives '
                 f'{len(pair.student)} levels, teacher {link.specs["teacher"]} '

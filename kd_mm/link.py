@@ -74,6 +74,9 @@ class Link(nn.Module):
             Defaults to all.
         schedule (dict, optional): Keyword arguments of
             :class:`kd_mm.schedule.Schedule`. Defaults to constant.
+        images (str): On which images it runs: 'labelled', those of the training,
+            'unlabelled', those of ``unlabelled_dataloader``, or 'all'.
+            Defaults to 'all'.
         share (float | dict, optional): The part of the gradient at the student's
             features that the link is held at, or keyword arguments of
             :class:`kd_mm.share.Share`. The schedule then scales that part instead of
@@ -91,9 +94,10 @@ class Link(nn.Module):
         levels: Levels | SideLevels | None = None,
         schedule: dict | None = None,
         share: Part | dict | None = None,
+        images: Literal['all', 'labelled', 'unlabelled'] = 'all',
     ) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.images = name, images
         self.specs = {
             side: [taps] if isinstance(taps, str) else list(taps)
             for side, taps in (('student', student), ('teacher', teacher))
@@ -107,6 +111,7 @@ class Link(nn.Module):
                 self._build(cfg, Stage, f'stages[{i}]') for i, cfg in enumerate(stages)
             )
             self.criterion = self._build(criterion, Criterion, 'criterion')
+        self.teachers: list[str] = ['']  # by name; several only before a merging stage
         self.too_few_in_one = ''  # which part a batch of one image says nothing to
         self._warned = False
 
@@ -168,6 +173,12 @@ class Link(nn.Module):
             ConfigError: If a stage or the criterion does not fit; names it and the
                 shapes it met.
         """
+        if len(self.teachers) > 1 and not (self.stages and self.stages[0].merges):
+            raise ConfigError(
+                f'teacher reads {len(self.teachers)} teachers '
+                f'({", ".join(self.teachers)}): put dict(type="kd_mm.MergeTeachers") '
+                'first into the stages, or give each a link of its own'
+            )
         self.eval()
         for position, stage in enumerate(self.stages):
             shapes = pair.shapes()
@@ -197,20 +208,19 @@ class Link(nn.Module):
 
     def features(self, side: str, taps: Taps, recording: Recording) -> list[Tensor]:
         """This link's levels out of what was recorded on one side."""
-        found = [
-            feature
-            for spec in self.specs[side]
-            for feature in recording.features(taps.taps[spec])
-        ]
-        levels = self.levels[side]
-        if levels is None:
-            return found
-        if max(levels) >= len(found):
-            raise ConfigError(
-                f'{side} {self.specs[side]} gives {len(found)} levels, so level '
-                f'{max(levels)} is out of range'
-            )
-        return [found[i] for i in levels]
+        networks: dict[str, list[Tensor]] = {}  # of several teachers, one by one
+        for spec in self.specs[side]:
+            tap = taps.taps[spec]
+            networks.setdefault(tap.network, []).extend(recording.features(tap))
+        levels, chosen = self.levels[side], []
+        for found in networks.values():
+            if levels is not None and max(levels) >= len(found):
+                raise ConfigError(
+                    f'{side} {self.specs[side]} gives {len(found)} levels, so level '
+                    f'{max(levels)} is out of range'
+                )
+            chosen += found if levels is None else [found[i] for i in levels]
+        return chosen
 
     def check_time(self, progress: Progress) -> None:
         """Complain about moments that a training of this length does not reach.
@@ -240,6 +250,11 @@ class Link(nn.Module):
         if not self.criterion.weight or not all(s.ready for s in self.stages):
             return 0.0
         return self.schedule.factor(progress)
+
+    def reads_labels(self) -> str:
+        """Which of its parts reads the ground truth; '': none."""
+        parts = (*self.stages, self.criterion)
+        return next((type(p).__name__ for p in parts if p.reads_labels), '')
 
     def unserved(self) -> list[str]:
         """What does not happen in a training loop without DistillHook."""

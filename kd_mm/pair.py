@@ -109,8 +109,10 @@ class FeaturePair:
         image_size (tuple[int, int]): Height and width in pixels of the batch as the
             student's network saw it. A level's stride is ``image_size / (H, W)``.
         padded_size (tuple[int, int], optional): The same of the teacher's, where that
-            pads further; its maps are cropped already, its tokens are not. Defaults
-            to None.
+            pads further or sees another size; its maps are cropped already, its tokens
+            are not. Defaults to None.
+        shown_size (tuple[int, int], optional): How much of ``padded_size`` shows the
+            student's batch. Defaults to None, ``image_size``.
         weight (list[Tensor | None]): Per level, a non-negative weight for every
             position, ``(N, 1, H, W)``, that spatial criteria multiply with, or None.
         losses (dict[str, Tensor]): Extra losses of stages, already weighted. Logged
@@ -137,6 +139,7 @@ class FeaturePair:
     image_size: tuple[int, int]
     weight: list[Tensor | None] = field(default_factory=list)
     padded_size: tuple[int, int] | None = None
+    shown_size: tuple[int, int] | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     logs: dict[str, Tensor] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress.now)

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -31,22 +32,34 @@ class InputBridge(nn.Module):
     """Un-normalise with the student's constants, re-normalise with the teacher's.
 
     Covers mean and std, the order of the colour channels, the value of the padding
-    and its divisor. What both share is left alone; two equal preprocessors cost
-    nothing. Batch augmentation (mixup, multi-scale) has happened before, so teacher
-    and student see the same mixed images. Images may have any number of channels as
-    long as both networks take the same; only three are a colour whose order can
-    change.
+    and its divisor, and another size of the images. What both share is left alone; two
+    equal preprocessors cost nothing. Batch augmentation (mixup, multi-scale) has
+    happened before, so teacher and student see the same mixed images. Images may have
+    any number of channels as long as both networks take the same; only three are a
+    colour whose order can change.
 
     Args:
         student (nn.Module): The student's data preprocessor.
         teacher (nn.Module): The teacher's.
+        ratio (Fraction): Pixels of the teacher for one of the student. Defaults to 1.
+        cell (int): The student's batch is padded to multiples of as many pixels before
+            it is scaled, so that ``ratio`` holds exactly and cells of that size stay
+            whole. Defaults to 1.
 
     Raises:
         ConfigError: If their constants are for other numbers of channels.
     """
 
-    def __init__(self, *, student: nn.Module, teacher: nn.Module) -> None:
+    def __init__(
+        self,
+        *,
+        student: nn.Module,
+        teacher: nn.Module,
+        ratio: Fraction = Fraction(1),
+        cell: int = 1,
+    ) -> None:
         super().__init__()
+        self.ratio, self.cell = ratio, cell
         mean_s, std_s = _normalisation(student)
         mean_t, std_t = _normalisation(teacher)
         counts = {len(mean_s), len(mean_t)} - {1}
@@ -83,17 +96,35 @@ class InputBridge(nn.Module):
             )
         if self.pad_differs and samples:
             inputs = self._repaint_padding(inputs, samples)
+        if self.ratio != 1:
+            inputs = self._scaled(self._padded(inputs, self.cell))
+        return self._padded(inputs, self.divisor)
+
+    def _padded(self, inputs: Tensor, divisor: int) -> Tensor:
         height, width = inputs.shape[2:]
-        grow = (-width % self.divisor, -height % self.divisor)
+        grow = (-width % divisor, -height % divisor)
         if any(grow):
             inputs = F.pad(inputs, (0, grow[0], 0, grow[1]), value=self.pad)
         return inputs
 
-    @staticmethod
+    def _scaled(self, inputs: Tensor) -> Tensor:
+        """By ``ratio``, edge on edge: pixel ``x`` comes from ``(x + 0.5) / ratio``."""
+        return F.interpolate(
+            inputs,
+            self.shown((inputs.shape[2], inputs.shape[3])),
+            mode='bilinear',
+            align_corners=False,
+            antialias=self.ratio < 1,
+        )
+
+    def shown(self, size: tuple[int, int]) -> tuple[int, int]:
+        """How many of the teacher's pixels show a batch of the student, rounded up."""
+        return math.ceil(size[0] * self.ratio), math.ceil(size[1] * self.ratio)
+
     def resized_samples(
-        samples: Sequence[Any] | None, size: tuple[int, int]
+        self, samples: Sequence[Any] | None, size: tuple[int, int]
     ) -> Sequence[Any] | None:
-        """Samples that tell of the batch as the teacher's padding leaves it.
+        """Samples that tell of the batch as the teacher sees it.
 
         DETR-like networks draw their masks from ``batch_input_shape``. The student's
         samples stay as they are.
@@ -102,8 +133,12 @@ class InputBridge(nn.Module):
             return samples
         copies = [copy.copy(sample) for sample in samples]
         for sample in copies:
-            for name in {'batch_input_shape', 'pad_shape'} & {*sample.metainfo_keys()}:
+            known = {*sample.metainfo_keys()}
+            for name in {'batch_input_shape', 'pad_shape'} & known:
                 sample.set_metainfo({name: size})
+            if self.ratio != 1 and 'img_shape' in known:
+                height, width = sample.metainfo['img_shape'][:2]
+                sample.set_metainfo(dict(img_shape=self.shown((height, width))))
         return copies
 
     def _repaint_padding(self, inputs: Tensor, samples: Sequence[Any]) -> Tensor:
@@ -139,10 +174,22 @@ def crop(feature: Tensor, padded: tuple[int, int], size: tuple[int, int]) -> Ten
     if feature.ndim != 4:
         return feature
     cells = tuple(feature.shape[2:])
-    stride = max(math.ceil(p / n) for p, n in zip(padded, cells, strict=True))
-    if any(math.ceil(p / stride) != n for p, n in zip(padded, cells, strict=True)):
-        return feature  # no map: no stride gives these sizes
+    if not _one_stride(cells, padded):
+        return feature  # no map
     height, width = (
         math.ceil(n * s / p) for n, s, p in zip(cells, size, padded, strict=True)
     )
     return feature[:, :, :height, :width].contiguous()
+
+
+def _one_stride(cells: Sequence[int], image: Sequence[int]) -> bool:
+    """Whether as many cells, down and across, cover an image with one stride."""
+    stride = max(math.ceil(p / n) for p, n in zip(image, cells, strict=True))
+    return all(math.ceil(p / stride) == n for p, n in zip(image, cells, strict=True))
+
+
+def channels_last(shape: Sequence[int], image: tuple[int, int]) -> bool:
+    """Whether a feature is a map as ``(N, H, W, C)`` and none as ``(N, C, H, W)``."""
+    if len(shape) != 4:
+        return False
+    return _one_stride(shape[1:3], image) and not _one_stride(shape[2:], image)

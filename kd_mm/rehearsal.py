@@ -6,7 +6,7 @@ and devices are tried until the taps of both networks have fired.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from . import sizes
 from .errors import ConfigError
 from .link import Link
+from .preprocess import channels_last
 from .sizes import Size
 from .taps import Recording, Taps
 from .teacher import Teacher
+from .teachers import Teachers, with_own
 from .trial import IMAGES, Pass, on_device, reason, stand_in, trial, trial_samples
 from .utils.randomness import kept_random
 
@@ -55,7 +57,7 @@ class Rehearsed:
             be tried.
         predicting (Recording, optional): The student's in prediction, None where
             that could not be tried.
-        teacher (Recording): In prediction, as it always runs.
+        teacher (Recording): In prediction, as they always run.
         samples (Sequence): The batch's data samples.
         size (tuple[int, int]): Its height and width.
     """
@@ -102,34 +104,33 @@ def refuse_other_inputs(model: nn.Module, owner: str) -> None:
 
 
 def rehearse(
-    student: nn.Module, guide: Teacher, taps: Taps, *, size: Size | None
+    student: nn.Module, teachers: Teachers, taps: Taps, *, size: Size | None
 ) -> Rehearsed:
-    """Run both networks on the same random images and look at their taps.
+    """Run all networks on the same random images and look at their taps.
 
-    The student runs in training and in prediction, the teacher in prediction. No
-    random numbers are drawn, and neither network is changed.
+    The student runs in training and in prediction, teachers in prediction. No
+    random numbers are drawn, and no network is changed.
 
     Args:
         student (nn.Module): The student, not yet distilled.
-        guide (Teacher): The teacher, connected.
-        taps (Taps): The student's; they and the teacher's learn.
+        teachers (Teachers): The teachers, connected.
+        taps (Taps): The student's; they and the teachers' learn.
         size (tuple[int, int], optional): Height and width of the images. None: those
             of :func:`kd_mm.sizes.candidates`, until one works.
 
     Raises:
         ConfigError: If the taps of both fire at no size and on no device.
     """
-    return tried(
-        student,
-        guide,
-        lambda shape, device, fresh: _once(student, guide, taps, shape, device, fresh),
-        size=size,
-    )
+
+    def once(shape: tuple[int, int, int], device: str, fresh: bool) -> Rehearsed:
+        return _once(student, teachers.guides, taps, shape, device, fresh)
+
+    return tried(student, list(teachers.guides.values()), once, size=size)
 
 
 def tried(
     student: nn.Module,
-    guide: Teacher,
+    guides: Sequence[Teacher],
     once: Callable[[tuple[int, int, int], str, bool], Found],
     *,
     size: Size | None,
@@ -138,8 +139,8 @@ def tried(
 
     Args:
         student (nn.Module): The student, not yet distilled.
-        guide (Teacher): The teacher, connected.
-        once (Callable): Gets ``(C, H, W)`` of the images, the device on which both
+        guides (Sequence[Teacher]): The teachers, connected.
+        once (Callable): Gets ``(C, H, W)`` of the images, the device on which all
             networks are, and whether to take a student with fresh weights; raises
             :class:`NotReachedError` where another attempt may do.
         size (tuple[int, int], optional): As in :func:`rehearse`.
@@ -152,10 +153,10 @@ def tried(
     devices = dict.fromkeys([get_device(), 'cpu'])
     for device, fresh in itertools.product(devices, (False, True)):
         said: set[str] = set()
-        for shape in _shapes_to_try(student, guide, size, device):
+        for shape in _shapes_to_try(student, guides, size, device):
             sizes_tried[' x '.join(map(str, shape))] = None
             try:
-                with _prepared(student, guide, device):
+                with _prepared(student, guides, device):
                     return once(shape, device, fresh)
             except NotReachedError as error:
                 failures.append(error)
@@ -168,25 +169,25 @@ def tried(
 
 
 def _shapes_to_try(
-    student: nn.Module, guide: Teacher, size: Size | None, device: str
+    student: nn.Module, guides: Sequence[Teacher], size: Size | None, device: str
 ) -> list[tuple[int, int, int]]:
     """``(C, H, W)`` of images, the likeliest first."""
-    found = (
-        [size]
-        if size
-        else sizes.candidates(student, guide.model, on_cpu=device == 'cpu')
-    )
+    models = [student, *(guide.model for guide in guides)]
+    found = [size] if size else sizes.candidates(*models, on_cpu=device == 'cpu')
     bands = sizes.channels(student)
     return [(n, height, width) for height, width in found for n in bands]
 
 
 @contextmanager
-def _prepared(student: nn.Module, guide: Teacher, device: str) -> Iterator[None]:
-    """Both networks on the device, and the same random numbers on every rank."""
+def _prepared(
+    student: nn.Module, guides: Sequence[Teacher], device: str
+) -> Iterator[None]:
+    """All networks on the device, and the same random numbers on every rank."""
     with ExitStack() as stack:
         try:
             stack.enter_context(kept_random(device))
-            for module in (student, guide.model, guide.bridge):
+            theirs = [part for guide in guides for part in (guide.model, guide.bridge)]
+            for module in (student, *theirs):
                 stack.enter_context(on_device(module, device))
         except Exception as error:
             text = f'no trial on {device}: {reason(error)}'
@@ -197,7 +198,7 @@ def _prepared(student: nn.Module, guide: Teacher, device: str) -> Iterator[None]
 
 def _once(
     student: nn.Module,
-    guide: Teacher,
+    guides: Mapping[str, Teacher],
     taps: Taps,
     shape: tuple[int, int, int],
     device: str,
@@ -205,13 +206,17 @@ def _once(
 ) -> Rehearsed:
     inputs, samples = trial_batch(student, shape, device)
     training, predicting = _student(student, taps, inputs, samples, fresh)
-    shown = shown_to_teacher(guide, inputs, samples)
-    _learn(shown, guide.model, guide.taps, 'prediction')
-    guide.settle(shown.reached)
+    shown = {n: shown_to_teacher(guide, inputs, samples) for n, guide in guides.items()}
+    for name, guide in guides.items():
+        _learn(shown[name], guide.model, guide.taps, 'prediction')
+    for name, guide in guides.items():
+        guide.settle(shown[name].reached)
+    _tell_cost(training.flops, shown, shape[1:])
+    teacher = Recording.together({name: p.recording for name, p in shown.items()})
     return Rehearsed(
-        student=training.map(Tensor.cpu),
+        student=training.recording.map(Tensor.cpu),
         predicting=predicting and predicting.map(Tensor.cpu),
-        teacher=shown.recording.map(Tensor.cpu),
+        teacher=with_own(teacher, training.recording).map(Tensor.cpu),
         samples=[_as_trained(student, s.to('cpu')) for s in samples],
         size=shape[1:],
     )
@@ -251,7 +256,7 @@ def _as_trained(student: nn.Module, sample: Any) -> Any:
 
 def _student(
     student: nn.Module, taps: Taps, inputs: Tensor, samples: Sequence[Any], fresh: bool
-) -> tuple[Recording, Recording | None]:
+) -> tuple[Pass, Recording | None]:
     """The student in training and in prediction, on a copy."""
     try:
         twin = stand_in(student, fresh=fresh)
@@ -259,7 +264,7 @@ def _student(
         predicting = trial(student, taps, inputs, samples, mode='predict')
         _learn(predicting, student, taps, 'prediction')
         _tell(f'the student cannot be copied ({reason(error)})')
-        return predicting.recording, None
+        return predicting, None
     training = trial(twin, taps, inputs, samples, mode='loss')
     predicting = trial(twin, taps, inputs, samples, mode='predict')
     try:
@@ -269,11 +274,25 @@ def _student(
             raise
         _learn(predicting, student, taps, 'prediction')
         _tell(str(error))
-        return predicting.recording, None
+        return predicting, None
     if not predicting.useful:
-        return training.recording, None
+        return training, None
     _learn(predicting, student, taps, 'prediction')
-    return training.recording, predicting.recording
+    return training, predicting.recording
+
+
+def _tell_cost(student: int, shown: Mapping[str, Pass], size: Size) -> None:
+    """What teachers cost, as far as they run; backward passes count twice."""
+    whole = 3 * student + sum(guide.flops for guide in shown.values())
+    for name, guide in shown.items() if whole else ():
+        own, theirs = (n / IMAGES / 1e9 for n in (student, guide.flops))
+        height, width = guide.recording.image_size or size
+        MMLogger.get_current_instance().info(
+            f'kd_mm: on images of {size[0]} x {size[1]} the teacher {name}'.rstrip()
+            + f', which sees them as {height} x {width}, computes {theirs:.3g} GFLOP '
+            f'an image, the student {own:.3g} and twice that backward: '
+            f'{guide.flops / whole:.0%} of a step is the teacher'
+        )
 
 
 def _tell(why: str) -> None:
@@ -320,6 +339,13 @@ def check_features(link: Link, seen: Rehearsed, taps: dict[str, Taps]) -> None:
                     f'{side} {" ".join(link.specs[side])} gives {shape} for {IMAGES} '
                     'images: the first axis is not the images but, say, regions, '
                     f'queries or layers, {_INSTEAD}'
+                )
+            own = recording.of(link.teachers[0] if side == 'teacher' else '')
+            if channels_last(shape, own.image_size or seen.size):
+                raise ConfigError(
+                    f'{side} {" ".join(link.specs[side])} gives {shape}: a map with '
+                    'its channels last, where a link takes (N, C, H, W); tap the '
+                    "module that moves them (torchvision's Swin: backbone.permute)"
                 )
     if seen.predicting is None:
         return

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .errors import ConfigError, nearest, within
 
 _SPEC = re.compile(
-    r'^(?P<path>[A-Za-z_]\w*(?:\.\w+)*)(?P<index>(?:\[\d+\])*)(?:@(?P<side>input|output))?$'
+    r'^(?:(?P<network>[A-Za-z_]\w*):)?(?P<path>[A-Za-z_]\w*(?:\.\w+)*)(?P<index>(?:\[\d+\])*)(?:@(?P<side>input|output))?$'
 )
 
 
@@ -37,11 +37,14 @@ class Tap:
         path (str): Dotted path of the module, as in ``named_modules()``.
         index (tuple[int, ...]): Indices into the (nested) output of every call.
         side (str): 'output' or 'input'.
+        network (str): Which of several teachers it is on, written in front:
+            ``name:path``. Defaults to ''.
     """
 
     path: str
     index: tuple[int, ...] = ()
     side: str = 'output'
+    network: str = ''
 
     @classmethod
     def parse(cls, spec: str) -> 'Tap':
@@ -57,7 +60,8 @@ class Tap:
                 '"bbox_head[0]" or "roi_head.bbox_head.fc_cls@input"'
             )
         index = tuple(int(i) for i in re.findall(r'\d+', match['index']))
-        return cls(match['path'], index, match['side'] or 'output')
+        side, network = match['side'] or 'output', match['network'] or ''
+        return cls(match['path'], index, side, network)
 
     def pick(self, value: Any) -> list[Tensor]:
         """The tensors this tap takes from the output (or input) of one call."""
@@ -94,7 +98,10 @@ class Tap:
 
     def __str__(self) -> str:
         index = ''.join(f'[{i}]' for i in self.index)
-        return f'{self.path}{index}' + ('@input' if self.side == 'input' else '')
+        network = f'{self.network}:' if self.network else ''
+        return f'{network}{self.path}{index}' + (
+            '@input' if self.side == 'input' else ''
+        )
 
 
 @dataclass
@@ -104,11 +111,30 @@ class Recording:
     Attributes:
         image_size (tuple[int, int], optional): Height and width of the batch the
             network saw, None where it is the student's own.
+        shown_size (tuple[int, int], optional): How much of that shows the student's
+            batch; the rest is padding. None where it is the student's own.
+        parts (dict[str, Recording]): Of several networks by name, where it is of
+            several.
     """
 
     calls: dict[Tap, list[list[Tensor]]]
     versions: dict[Tap, list[list[int]]] = field(default_factory=dict)
     image_size: tuple[int, int] | None = None
+    shown_size: tuple[int, int] | None = None
+    parts: dict[str, 'Recording'] = field(default_factory=dict)
+
+    @classmethod
+    def together(cls, parts: dict[str, 'Recording']) -> 'Recording':
+        """One recording out of those of several networks."""
+        merged = cls({}, parts=parts)
+        for part in parts.values():
+            merged.calls.update(part.calls)
+            merged.versions.update(part.versions)
+        return merged
+
+    def of(self, network: str) -> 'Recording':
+        """That of one network, with the sizes that it saw."""
+        return self.parts.get(network, self)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> 'Recording':
         """The same with every tensor changed."""
@@ -119,6 +145,8 @@ class Recording:
             },
             self.versions,
             self.image_size,
+            self.shown_size,
+            {name: part.map(change) for name, part in self.parts.items()},
         )
 
     def features(self, tap: Tap) -> list[Tensor]:
@@ -190,6 +218,17 @@ class Taps:
         # captured tensors a later in-place operation overwrites.
         self.expected: dict[Tap, int] = {}
         self.clone: set[Tap] = set()
+
+    @classmethod
+    def together(cls, parts: Sequence['Taps']) -> 'Taps':
+        """The taps of several networks, to look them up."""
+        if len(parts) == 1:
+            return parts[0]
+        merged = cls(specs=(), model=nn.Module(), owner=parts[0].owner)
+        for part in parts:
+            merged.taps.update(part.taps)
+            merged.names.update(part.names)
+        return merged
 
     def learn(self, recording: Recording, *, when: str = 'a forward pass') -> None:
         """Take call counts and in-place overwriting from a forward pass.

@@ -4,6 +4,7 @@ import functools
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from fractions import Fraction
 from os import PathLike
 from typing import Any, Literal
 
@@ -12,13 +13,16 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
+from .bare import Bare, is_bare, name_of, patch_of
 from .errors import ConfigError
-from .options import checked
+from .options import Count, Positive, checked
 from .preprocess import InputBridge, crop
 from .taps import Recording, Taps
 from .toolboxes import check_installed
 from .trial import Pass, trial
 from .utils.loading import load_model_config, load_weights
+
+MOST = 64  # a scale is a fraction of whole numbers, the denominator up to this
 
 _DTYPES = dict(bf16=torch.bfloat16, fp16=torch.float16)
 
@@ -34,9 +38,18 @@ class Teacher:
         config (str | PathLike | dict | nn.Module):
             ``'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'``, a local file, or an
             inline dict (a whole config or its ``model``). Or the network itself, built:
-            it is frozen, and needs no checkpoint.
+            it is frozen, and needs no checkpoint. A network that is no model of
+            MMEngine (a backbone, any ``nn.Module``) becomes the ``backbone`` of one.
         checkpoint (str | PathLike, optional): Path or URL of the weights. Every key of
-            the network must be there with its shape.
+            the network must be there with its shape. Defaults to None, for networks
+            that are built or fetch their weights themselves (``pretrained=True``).
+        data_preprocessor (dict, optional): Which images a network that is no model of
+            MMEngine wants. Defaults to None, as its config says.
+        grid (int, optional): How many pixels of the student's image one patch of a
+            vision transformer shall see: the stride of the student's level. Its image
+            is scaled for that. Defaults to None.
+        scale (float, optional): How many pixels of its own the teacher sees for one of
+            the student's. Defaults to None, 1.
         trust (bool): Whether the checkpoint may hold types other than those of
             checkpoints, and with them run code. Defaults to False.
         allow_random (bool): Whether a teacher without checkpoint is meant (tests,
@@ -61,6 +74,9 @@ class Teacher:
         *,
         config: str | PathLike | dict | nn.Module,
         checkpoint: str | PathLike | None = None,
+        data_preprocessor: dict | None = None,
+        grid: Count | None = None,
+        scale: Positive | None = None,
         trust: bool = False,
         allow_random: bool = False,
         allow_same: bool = False,
@@ -70,14 +86,27 @@ class Teacher:
         validate: bool = False,
     ) -> None:
         built = config if isinstance(config, nn.Module) else None
-        if checkpoint is None and built is None and not allow_random:
+        brings = built is not None or _fetches(config)
+        if checkpoint is None and not brings and not allow_random:
             raise ConfigError(
                 'teacher.checkpoint is missing: a teacher with random weights teaches '
                 'nothing (allow_random=True says that it is meant)'
             )
-        self.model = _build(config) if built is None else built
+        self.model = _as_model(built, config, data_preprocessor)
         if checkpoint is not None:
-            load_weights(self.model, checkpoint, key='teacher.checkpoint', trust=trust)
+            load_weights(
+                self.model,
+                checkpoint,
+                key='teacher.checkpoint',
+                trust=trust,
+                prefix='backbone.' if isinstance(self.model, Bare) else '',
+            )
+        if grid and scale:
+            raise ConfigError('teacher: grid says what scale is; give one of both')
+        self.ratio = Fraction(scale or 1).limit_denominator(MOST)
+        self.cell = grid or self.ratio.denominator
+        if grid:
+            self.ratio = Fraction(patch_of(self.model), grid)
         self.model.requires_grad_(False).eval()
         self.dtype = _DTYPES[dtype] if dtype else None
         self.channels_last = channels_last
@@ -108,7 +137,10 @@ class Teacher:
         """
         self.taps = taps
         self.bridge = InputBridge(
-            student=student.data_preprocessor, teacher=self.model.data_preprocessor
+            student=student.data_preprocessor,
+            teacher=self.model.data_preprocessor,
+            ratio=self.ratio,
+            cell=self.cell,
         )
 
     def rehearse(self, inputs: Tensor, samples: Sequence[Any]) -> Pass:
@@ -159,13 +191,12 @@ class Teacher:
             return samples
         return self.bridge.resized_samples(samples, tuple(own.shape[2:]))
 
-    @staticmethod
-    def _cropped(seen: Recording, inputs: Tensor, own: Tensor) -> Recording:
-        """Maps over the student's batch, where the bridge has padded it."""
+    def _cropped(self, seen: Recording, inputs: Tensor, own: Tensor) -> Recording:
+        """Maps over the student's batch, where the bridge has padded or scaled it."""
         if own.shape[2:] == inputs.shape[2:]:
             return seen
         seen.image_size = padded = tuple(own.shape[2:])
-        size = tuple(inputs.shape[2:])
+        seen.shown_size = size = self.bridge.shown(tuple(inputs.shape[2:]))
         return seen.map(functools.partial(crop, padded=padded, size=size))
 
     def apply_to_tensors(self, fn: Callable) -> None:
@@ -237,14 +268,42 @@ class Teacher:
     def describe(self) -> str:
         """Name and size, for the log."""
         millions = sum(p.numel() for p in self.model.parameters()) / 1e6
-        return f'{type(self.model).__name__}, {millions:.2f} M parameters'
+        return f'{name_of(self.model)}, {millions:.2f} M parameters'
 
 
-def _build(config: Any) -> nn.Module:
-    cfg, scope = load_model_config(config)
-    with DefaultScope.overwrite_default_scope(scope):
-        check_installed(cfg, 'teacher.config.model')
-        return MODELS.build(cfg)
+def _as_model(built: nn.Module | None, config: Any, said: dict | None) -> nn.Module:
+    """A model with a data preprocessor: built already, from its config, or around it.
+
+    Args:
+        built (nn.Module | None): The network itself.
+        config (Any): Where it comes from otherwise.
+        said (dict | None): ``teacher.data_preprocessor``.
+    """
+    if built is not None:
+        if not isinstance(getattr(built, 'data_preprocessor', None), nn.Module):
+            return Bare(built, said)
+    else:
+        cfg, scope = load_model_config(config)
+        with DefaultScope.overwrite_default_scope(scope):
+            check_installed(cfg, 'teacher.config.model')
+            if is_bare(cfg.type):
+                found = cfg.pop('data_preprocessor', None)
+                return Bare(MODELS.build(cfg), said if said is not None else found)
+            built = MODELS.build(cfg)
+    if said is not None:
+        raise ConfigError(
+            f'teacher.data_preprocessor: {type(built).__name__} has one of its own; '
+            'change that in teacher.config'
+        )
+    return built
+
+
+def _fetches(config: Any) -> bool:
+    """Whether an inline config's network fetches its weights while it is built."""
+    if not isinstance(config, dict):
+        return False
+    own = config.get('pretrained') is True
+    return own or any(_fetches(value) for value in config.values())
 
 
 class _Compiled:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .errors import ConfigError
 from .sizes import Size
 from .taps import AllTapped, Recording, Taps
+from .utils.flops import Flops
 from .utils.kinds import is_type
 
 IMAGES = 3  # of a trial; levels and decoder layers come in other numbers
@@ -79,11 +80,13 @@ class Pass:
         recording (Recording): What the taps saw.
         reached (set[nn.Module]): Direct children called before the last tap fired.
         failure (str): Why the pass ended early; '' where it is complete.
+        flops (int): What ran, for all images.
     """
 
     recording: Recording
     reached: set[nn.Module]
     failure: str = ''
+    flops: int = 0
 
     @property
     def useful(self) -> bool:
@@ -140,9 +143,9 @@ def trial(
         before = tap.side == 'input'
         kind = 'register_forward_pre_hook' if before else 'register_forward_hook'
         handles.append(getattr(module, kind)(lambda *_: reached.update(called)))
-    failure = ''
+    failure, flops = '', Flops()
     try:
-        with taps.record(model) as recording:
+        with flops, taps.record(model) as recording:
             seen.append(recording)
             model(inputs, copy.deepcopy(list(samples)), mode=mode)
     except ConfigError:
@@ -154,7 +157,7 @@ def trial(
             handle.remove()
         for module, training in modes.items():
             module.training = training
-    return Pass(recording, reached, failure)
+    return Pass(recording, reached, failure, flops.total)
 
 
 def reason(error: Exception) -> str:

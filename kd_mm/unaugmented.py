@@ -75,7 +75,7 @@ def feature_pairs(
             model, specs=specs['student'], stop=True
         ) as student:
             model(inputs, samples, mode='predict')
-        teacher = distiller.teacher(inputs, samples, specs['teacher'])
+        teacher = distiller.teachers(inputs, samples, specs['teacher'])
         size = tuple(inputs.shape[2:])
         yield {
             name: distiller.pair(links[name], student, teacher, samples, size)

@@ -10,6 +10,7 @@ import torch.multiprocessing as mp
 import toys
 from helpers import build, classification_batch, distill_cfg, fitnet
 from mmengine.logging import MessageHub
+from mmpretrain.structures import DataSample
 from torch.nn.parallel import DistributedDataParallel
 
 pytestmark = pytest.mark.dist
@@ -53,6 +54,13 @@ def work(rank: int, port: int, folder: str) -> None:
     half = {key: value[rank * 4 : rank * 4 + 4] for key, value in batch.items()}
     got = gradients(model, ddp, half)
 
+    # images without labels run through the student beside the others
+    fed = build(model_cfg())
+    ddp = DistributedDataParallel(fed, broadcast_buffers=False)
+    every = bare_batch(8)
+    fed.distiller.unlabelled = {k: v[rank * 4 : rank * 4 + 4] for k, v in every.items()}
+    fed_got = gradients(fed, ddp, half)
+
     # a link that has ended: the reducer must not wait for its parameters
     ended = build(model_cfg(schedule=dict(stop=1)))
     ddp = DistributedDataParallel(ended, broadcast_buffers=False)
@@ -70,19 +78,28 @@ def work(rank: int, port: int, folder: str) -> None:
     torch.save((*share.balance, share.weight), f'{folder}/share_{rank}.pth')
     if rank == 0:
         torch.save(got, f'{folder}/gradients.pth')
+        torch.save(fed_got, f'{folder}/unlabelled.pth')
     dist.barrier()
     dist.destroy_process_group()
 
 
+def bare_batch(count: int) -> dict:
+    """Other images than the labelled ones, with samples that say nothing."""
+    images = [image.flip(2) for image in classification_batch(count)['inputs']]
+    return dict(inputs=images, data_samples=[DataSample() for _ in range(count)])
+
+
 def test_two_ranks_have_the_gradients_of_the_doubled_batch(tmp_path):
     mp.spawn(work, args=(free_port(), str(tmp_path)), nprocs=2)
-    theirs = torch.load(tmp_path / 'gradients.pth')
-    model = build(model_cfg())
-    ours = gradients(model, model, classification_batch(8))
-    assert set(ours) == set(theirs)
-    for name, gradient in ours.items():
-        error = (gradient - theirs[name]).abs().max()
-        assert float(error) < 1e-5 * max(1.0, float(gradient.abs().max())), name
+    for name, extra in dict(gradients=None, unlabelled=bare_batch(8)).items():
+        theirs = torch.load(tmp_path / f'{name}.pth')
+        model = build(model_cfg())
+        model.distiller.unlabelled = extra
+        ours = gradients(model, model, classification_batch(8))
+        assert set(ours) == set(theirs)
+        for name, gradient in ours.items():
+            error = (gradient - theirs[name]).abs().max()
+            assert float(error) < 1e-5 * max(1.0, float(gradient.abs().max())), name
 
     held = build(model_cfg(share=0.5))
     for _ in range(4):

@@ -135,7 +135,7 @@ def survey(
         theirs.batch_size = seen.batch_size
         return seen, theirs
 
-    return tried(student, guide, once, size=size)
+    return tried(student, [guide], once, size=size)
 
 
 def _no_taps(model: nn.Module, owner: str) -> Taps:

@@ -4,6 +4,12 @@ from .anchors import AnchorCriterion
 from .attention import ATLoss, attention_loss, attention_map
 from .base import Criterion
 from .boxes import BoxLoss, LDLoss, box_terms, ld_terms
+from .cosine import (
+    CosineLoss,
+    PatchSimilarityLoss,
+    cosine_loss,
+    patch_similarity_loss,
+)
 from .crd import CRDLoss, nce_loss
 from .cwd import CWDLoss, cwd_loss
 from .dist import DISTLoss, dist_loss
@@ -31,6 +37,7 @@ __all__ = [
     'ATLoss',
     'CRDLoss',
     'CWDLoss',
+    'CosineLoss',
     'Criterion',
     'DISTLoss',
     'DKDLoss',
@@ -40,10 +47,12 @@ __all__ = [
     'MSELoss',
     'OFDLoss',
     'PKDLoss',
+    'PatchSimilarityLoss',
     'SPLoss',
     'attention_loss',
     'attention_map',
     'binary_kd_loss',
+    'cosine_loss',
     'cwd_loss',
     'dist_loss',
     'dkd_loss',
@@ -52,6 +61,7 @@ __all__ = [
     'mse_loss',
     'nce_loss',
     'partial_l2_loss',
+    'patch_similarity_loss',
     'pkd_loss',
     'similarity_loss',
     'standardise',

@@ -108,6 +108,8 @@ class CRDLoss(Criterion):
             index in the data set.
     """
 
+    reads_labels = True
+
     weighted = False
     sees_channel_order = False  # both sides are projected by layers that learn
     layouts = (VECTOR,)

@@ -87,6 +87,8 @@ class DKDLoss(Criterion):
         weight (float): Weight of the link. Defaults to 1.0.
     """
 
+    reads_labels = True
+
     weighted = False
     sees_channel_order = False  # channels are classes: there is nothing to align
     layouts = (VECTOR,)

@@ -98,6 +98,8 @@ class FGDLoss(Criterion):
         ConfigError: On anything but maps of equal shape.
     """
 
+    reads_labels = True
+
     layouts = (MAP,)
 
     @checked

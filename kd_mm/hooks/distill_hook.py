@@ -18,9 +18,11 @@ from ..registry import HOOKS
 from ..schedule import Progress, takes_note
 from ..sizes import data_of_run
 from ..teacher import Teacher
+from ..teachers import within_teacher
 from ..utils.kinds import is_type
 from ..utils.wrappers import unwrapped
 from .restore_hook import RestoreHook
+from .unlabelled import Stream, stream_of
 from .watch import Watch
 
 STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy')  # of a FlexibleRunner
@@ -113,6 +115,7 @@ class DistillHook(Hook):
     def __init__(self) -> None:
         self._active: set[str] = set()  # links in the last iteration
         self._watch = Watch()
+        self._unlabelled: Stream | None = None
 
     def _stages(self, runner: Runner) -> Iterator:
         for link in _distiller(runner).links.values():
@@ -162,9 +165,15 @@ class DistillHook(Hook):
                 text = str(error).removeprefix(f'links.{name}: ')
                 raise ConfigError(f'links.{name}: {text}') from error
         self._watch.begin(runner)
-        distiller.teacher.check_differs(_student(runner))
-        if distiller.teacher.validate:
-            self._validate(runner, distiller.teacher)
+        for name, guide in distiller.teachers.guides.items():
+            with within_teacher(name):
+                guide.check_differs(_student(runner))
+            if guide.validate:
+                self._validate(runner, guide, name)
+        self._unlabelled = stream_of(runner, distiller)
+        if not runner._resume:
+            for average in distiller.teachers.averages.values():
+                average.restart()
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None
@@ -173,6 +182,8 @@ class DistillHook(Hook):
         distiller.progress = Progress.of(runner)
         for stage in self._stages(runner):
             stage.before_train_iter(runner, data_batch)
+        if self._unlabelled is not None:
+            distiller.unlabelled = next(self._unlabelled)
         active = {name for name, factor in distiller.factors().items() if factor}
         if active != self._active and 'torch._dynamo' in sys.modules:
             # Taps are hooks. What was compiled without them does not look for any, and
@@ -208,7 +219,7 @@ class DistillHook(Hook):
             )
 
     @staticmethod
-    def _validate(runner: Runner, teacher: Teacher) -> None:
+    def _validate(runner: Runner, teacher: Teacher, name: str) -> None:
         """Evaluate the teacher as the student will be: same data, same metric.
 
         Decoding and suppression of boxes want fp32: a teacher in bf16 or fp16 is
@@ -223,4 +234,6 @@ class DistillHook(Hook):
         if teacher.dtype:
             teacher.model.to(teacher.dtype)
         text = ', '.join(f'{name} {value:.4f}' for name, value in metrics.items())
-        runner.logger.info(f'kd_mm: the teacher on the validation set: {text}')
+        runner.logger.info(
+            f'kd_mm: the teacher{name and f" {name}"} on the validation set: {text}'
+        )

@@ -7,6 +7,7 @@ from .cross_kd import CrossKD
 from .dpk import DPK
 from .kcd import ChannelAlign
 from .match_moments import MatchMoments
+from .merge_teachers import MergeTeachers
 from .mgd import MGD
 from .ofd import OFD
 from .resize import Resize
@@ -25,6 +26,7 @@ __all__ = [
     'ConvAdapter',
     'CrossKD',
     'MatchMoments',
+    'MergeTeachers',
     'Resize',
     'ReviewKD',
     'Stage',

@@ -54,6 +54,9 @@ class Stage(nn.Module):
         same (str): What both sides of a level must share: nothing (``''``), the
             ``'layout'``, or the ``'size'`` too. Defaults to ``''``.
         instead (str): What to do about another layout, for the message.
+        reads_labels (bool): Whether it reads the ground truth of the data samples.
+        merges (bool): Whether it takes the levels of several teachers, one after the
+            other, and leaves those of one.
         moves_channels (bool): Whether the teacher's channels are others behind it, or
             stand elsewhere.
 
@@ -76,6 +79,8 @@ class Stage(nn.Module):
     same = ''
     instead = ''
     moves_channels = False
+    merges = False
+    reads_labels = False
 
     @property
     def ready(self) -> bool:

@@ -38,6 +38,7 @@ class BoxRegions(Stage):
     """
 
     layouts, same = (MAP,), 'size'
+    reads_labels = True
 
     @checked
     def __init__(

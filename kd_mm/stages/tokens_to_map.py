@@ -114,7 +114,7 @@ class TokensToMap(Stage):
                 features[level] = tokens.unflatten(2, tuple(self.grid))
                 continue
             *size, stride = size_of(tokens.shape[2], image, grid.strides)
-            height, width = _up(pair.image_size, stride)  # without padding alone
+            height, width = _up(shown_by(side, pair), stride)  # without padding alone
             features[level] = tokens.unflatten(2, size)[..., :height, :width]
         return pair
 
@@ -122,6 +122,11 @@ class TokensToMap(Stage):
 def seen_by(side: str, pair: FeaturePair) -> tuple[int, int]:
     """Height and width of the images that one side's network saw."""
     return pair.padded_size or pair.image_size if side == 'teacher' else pair.image_size
+
+
+def shown_by(side: str, pair: FeaturePair) -> tuple[int, int]:
+    """How much of these images shows the student's batch."""
+    return pair.shown_size or pair.image_size if side == 'teacher' else pair.image_size
 
 
 def learn_grid(count: int, image: tuple[int, int], extras: Sequence[int]) -> Grid:

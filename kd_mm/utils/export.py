@@ -57,6 +57,7 @@ def plain_student(cfg: Config) -> Config:
         values['custom_hooks'] = [
             hook for hook in values['custom_hooks'] if not mentions(hook, 'kd_mm')
         ]
+    values.pop('unlabelled_dataloader', None)
     _without_constructor(values.get('optim_wrapper'))
     parts = _parts(model)
     for key in [k for k in values if k not in RUNNER_KEYS]:
@@ -68,11 +69,16 @@ def plain_student(cfg: Config) -> Config:
 
 
 def _parts(model):
-    """The teacher, which a config may hold under a name of its own as well."""
-    teacher = model.get('teacher') or {}
-    network = teacher.get('config')
-    inner = network.get('model') if isinstance(network, dict) else None
-    return [part for part in (teacher, network, inner) if isinstance(part, dict)]
+    """The teachers, which a config may hold under names of their own as well."""
+    teacher = model.get('teacher')
+    pending, found = [teacher], []
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict):
+            found.append(part)
+            inner = part.values() if part is teacher else ()  # several by name
+            pending += [part.get('config'), part.get('model'), *inner]
+    return found
 
 
 def _without_constructor(wrapper):

@@ -11,8 +11,9 @@ from mmengine.utils import is_installed
 from torch import nn
 
 from ..errors import ConfigError
+from ..toolboxes import TOOLBOXES
 from .files import check_is_file, read_checkpoint
-from .kinds import is_type
+from .kinds import is_type, type_text
 from .states import compare, some, state_of, unlike
 
 
@@ -27,8 +28,8 @@ def load_model_config(
         config (str | PathLike | dict): ``'package::path'``, a local file, or a dict.
 
     Returns:
-        tuple[ConfigDict, str | None]: The model's config; its ``default_scope``, None
-        for the current one.
+        tuple[ConfigDict, str | None]: The model's config; its ``default_scope``, else
+        the package that the file or the model's type is of, None for the current one.
 
     Raises:
         ConfigError: If the file is missing or has no model.
@@ -50,7 +51,12 @@ def load_model_config(
     model = ConfigDict(copy.deepcopy(model))  # building may change it
     if preprocessor is not None:  # MMPretrain keeps it on the top level
         model.setdefault('data_preprocessor', preprocessor)
-    return model, cfg.get('default_scope')
+    scope = cfg.get('default_scope')
+    if not scope:
+        home = config.partition('::') if isinstance(config, str) else ('', '', '')
+        package = home[0] if home[1] else type_text(model).partition('.')[0]
+        scope = package if package in TOOLBOXES else None
+    return model, scope
 
 
 def read_teacher(path: str) -> Config:
@@ -93,7 +99,12 @@ def find_file(path: str, *, key: str) -> str:
 
 
 def load_weights(
-    model: nn.Module, path: str | PathLike, *, key: str, trust: bool = False
+    model: nn.Module,
+    path: str | PathLike,
+    *,
+    key: str,
+    trust: bool = False,
+    prefix: str = '',
 ) -> None:
     """Load a checkpoint that must cover the whole network.
 
@@ -102,6 +113,8 @@ def load_weights(
         path (str | PathLike): Path or URL. A ``distiller.*`` part in it is not needed.
         key (str): The config key, for messages.
         trust (bool): Whether the file may run code. Defaults to False.
+        prefix (str): What the model's keys begin with; a file in which none does has
+            them without. Defaults to ''.
 
     Raises:
         ConfigError: If it cannot be read, or lacks keys, or has other shapes.
@@ -113,6 +126,8 @@ def load_weights(
     checkpoint = read_checkpoint(path, key=key, trust=trust, option=option)
     state = state_of(checkpoint, where=f'{key} {path!r}')
     state = {name: v for name, v in state.items() if not name.startswith('distiller.')}
+    if not any(name.startswith(prefix) for name in state):
+        state = {f'{prefix}{name}': value for name, value in state.items()}
     own = model.state_dict()
     optional = ('num_batches_tracked', 'data_preprocessor.')
     missing, unused, shapes = compare(own, state)

@@ -14,7 +14,7 @@ from ..errors import ConfigError
 from ..options import Count, Natural, Rule, check_value
 from .kinds import is_type
 
-# What MMEngine and the tools of MMDetection read beside the arguments of the runners.
+# What MMEngine, MMDetection's tools and we read beside the arguments of the runners.
 RUNNER_KEYS = {
     name
     for kind in (Runner, FlexibleRunner)
@@ -30,6 +30,7 @@ RUNNER_KEYS = {
     'sync_bn',
     'tta_model',
     'tta_pipeline',
+    'unlabelled_dataloader',
 } - {'self', 'cfg'}
 
 

@@ -11,12 +11,15 @@ from kd_mm.criteria import (
     CWDLoss,
     KDLoss,
     MSELoss,
+    PatchSimilarityLoss,
     PKDLoss,
     attention_loss,
     binary_kd_loss,
+    cosine_loss,
     cwd_loss,
     kd_loss,
     mse_loss,
+    patch_similarity_loss,
     pkd_loss,
 )
 from kd_mm.errors import ConfigError
@@ -86,6 +89,16 @@ def pkd_reference(s, t, w):
     return total / (2 * N * C * H * W)
 
 
+def cosine_reference(s, t, w):
+    total = 0.0
+    for n in range(N):
+        for y in range(H):
+            for x in range(W):
+                a, b = s[n, :, y, x], t[n, :, y, x]
+                total += w[n, 0, y, x] * (1 - a @ b / (a.norm() * b.norm()))
+    return total / (N * H * W)
+
+
 def binary_kd_reference(s, t, w, tau=2.0):
     p, q = 1 / (1 + (-t / tau).exp()), 1 / (1 + (-s / tau).exp())
     kl = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
@@ -97,6 +110,7 @@ SPATIAL = {
     'attention': (attention_loss, attention_reference, {}),
     'cwd': (cwd_loss, cwd_reference, dict(tau=2.0)),
     'pkd': (pkd_loss, pkd_reference, {}),
+    'cosine': (cosine_loss, cosine_reference, {}),
     'binary_kd': (binary_kd_loss, binary_kd_reference, dict(tau=2.0)),
 }
 spatial = pytest.mark.parametrize('name', SPATIAL)
@@ -161,6 +175,28 @@ def test_kd_equals_the_formula():
         total += (p * (p / q).log()).sum()
     torch.testing.assert_close(kd_loss(s, t, tau=tau), tau**2 * total / 6)
     assert gradcheck(lambda x: kd_loss(x, t, tau=tau), s.clone().requires_grad_())
+
+
+def test_patches_are_compared_among_themselves():
+    s, t = maps()
+    t = torch.cat([t, t.flip(1)], 1)  # another width
+    total = 0.0
+    for n in range(N):
+        for i in range(H * W):
+            for j in range(H * W):
+                a = []
+                for f in (s[n].flatten(1), t[n].flatten(1)):
+                    a.append(f[:, i] @ f[:, j] / (f[:, i].norm() * f[:, j].norm()))
+                total += (a[0] - a[1]) ** 2
+    torch.testing.assert_close(patch_similarity_loss(s, t), total / (N * (H * W) ** 2))
+    small = s[..., :2, :2].clone().requires_grad_()
+    assert gradcheck(lambda x: patch_similarity_loss(x, t[..., :2, :2]), small)
+    tokens = pair(s.flatten(2).transpose(1, 2), t.flatten(2).transpose(1, 2))
+    assert float(PatchSimilarityLoss()(tokens)) == pytest.approx(
+        float(patch_similarity_loss(s, t)), rel=1e-4
+    )
+    with pytest.raises(ConfigError, match='equal positions.*Resize'):
+        PatchSimilarityLoss()(pair(s, t[..., 1:]))
 
 
 def test_pkd_is_one_minus_the_mean_correlation():

@@ -57,7 +57,7 @@ def same_images(patient: Patient) -> Iterator[Finding]:
             specs = patient.distiller.specs(
                 'teacher', dict.fromkeys(patient.links, 1.0)
             )
-            patient.distiller.teacher(inputs, samples, specs)
+            patient.distiller.teachers(inputs, samples, specs)
     if not own or not theirs:
         yield look(check, 'the first layers take no images', 'look at both yourself')
         return

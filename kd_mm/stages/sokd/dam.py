@@ -136,6 +136,7 @@ class DAM(Stage):
         self.top_k, self.boxes_from = top_k, boxes_from
         self.overlap, self.normalise = overlap, normalise
         self.supervision, self.heatmaps = supervision, heatmaps
+        self.reads_labels = supervision != 'none'
         self.classifier = classifier
         self.hidden, self.relu_heads = hidden, relu_heads
         self.heads = nn.ModuleDict()
