@@ -24,7 +24,7 @@ STUDENT = f'{CONFIGS}retinanet_r18w16_digits.py'
 DISTIL = ('--teacher', f'{TEACHER}.py', '--teacher-checkpoint', f'{TEACHER}.pth')
 RUNS: dict[str, tuple[str, ...]] = {
     'student alone': (),
-    'student distilled (SoKD)': (*DISTIL, '--method', 'sokd_stable'),
+    'student distilled': DISTIL,
 }
 SHOWN = 4  # images in the picture: the first, whatever is on them
 console = Console()
@@ -62,7 +62,7 @@ def call(tool: str, *arguments: str) -> None:
 def train(name: str, options: tuple[str, ...], out: Path) -> dict:
     """Train one student, or read what an earlier call left."""
     console.rule(name)
-    folder = out / name.split(' (')[0].replace(' ', '_')
+    folder = out / name.replace(' ', '_')
     done = folder / 'done.json'
     if done.is_file():
         console.print(f'{folder.name} was trained before; --fresh trains it again')

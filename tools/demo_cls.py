@@ -19,7 +19,7 @@ CONFIGS = f'{HOME}/configs/kd_cls/digits/'
 RUNS = {  # the network, and whether the first one teaches it
     'teacher': ('resnet20', False),
     'student alone': ('resnet8', False),
-    'student distilled (SoKD)': ('resnet8', True),
+    'student distilled': ('resnet8', True),
 }
 
 
@@ -52,7 +52,7 @@ def main() -> int:
 def run(name: str, config: str, out: Path, teacher: Path | None) -> dict:
     """Train and test one network, or read what an earlier call left."""
     console.rule(name)
-    folder = out / name.split(' (')[0].replace(' ', '_')
+    folder = out / name.replace(' ', '_')
     done = folder / 'done.json'
     if done.is_file():
         console.print(f'{folder.name} was trained before; --fresh trains it again')
@@ -60,7 +60,7 @@ def run(name: str, config: str, out: Path, teacher: Path | None) -> dict:
     shutil.rmtree(folder, ignore_errors=True)
     options = ['--work-dir', str(folder)]
     if teacher:
-        options += ['--teacher', f'{CONFIGS}resnet20.py', '--method', 'sokd_stable']
+        options += ['--teacher', f'{CONFIGS}resnet20.py']
         options += ['--teacher-checkpoint', str(teacher)]
     call('train', config, *options)
     checkpoint = str(folder / 'epoch_30.pth')
