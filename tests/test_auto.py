@@ -19,7 +19,7 @@ from mmengine.runner._flexible_runner import FlexibleRunner
 from test_tokens import vit
 
 from kd_mm.auto import NAMES
-from kd_mm.auto.candidates import Candidate, Level
+from kd_mm.auto.candidates import Candidate, Level, class_scores, feeding_heads
 from kd_mm.auto.find import SHARE
 from kd_mm.auto.match import match
 from kd_mm.auto.methods import (
@@ -30,6 +30,7 @@ from kd_mm.auto.methods import (
     _snippet,
     feature_link,
 )
+from kd_mm.auto.survey import Given, Point, Survey
 from kd_mm.errors import ConfigError
 from kd_mm.pair import MAP
 
@@ -145,7 +146,7 @@ def test_every_method_finds_links_of_classifiers(name):
     kinds = {'logits'} if name in _LOGITS else {'features'}
     kinds = dict(crd={'vector'}, dpk={'logits', 'features'}).get(name, kinds)
     links = found(*pair, name).distiller.links_config
-    assert set(links) == kinds
+    assert list(links) == sorted(kinds)  # as a written config has them
     if name in OF_STAGES:
         assert links['features']['student'] == [f'backbone.layer{i}' for i in (2, 3, 4)]
 
@@ -163,6 +164,56 @@ def test_an_adapter_stands_in_front_of_what_rebuilds_some_levels_only():
     assert adapter == ADAPTER
     assert (dpk['levels'], dpk['patch']) == ([1, 2], [4, 2])  # strides 16 and 32
     assert dpk['decoder'] == [(1024, 4, 8), (512, 4, 8)]
+
+
+def surveyed(*points: tuple) -> Survey:
+    """A network of 64 pixels; a path that ends in '*' is a single layer."""
+    found = [
+        Point(
+            path=path.rstrip('*'),
+            given=tuple(Given(shape, (i,)) for i, shape in enumerate(shapes)),
+            whole=True,
+            calls=1,
+            fed=True,
+            learns=True,
+            leaf=path.endswith('*'),
+        )
+        for path, *shapes in points
+    ]
+    size = (64, 64)
+    points = {point.path: point for point in found}
+    return Survey('student', 'Net', points, {'head'}, size, size)
+
+
+def test_layers_beside_the_way_to_the_heads_come_last():
+    """As DINO's, which propose boxes from what the encoder gives."""
+    rows = (3, 80, 32)  # an 8 x 8 and a 4 x 4 map in one row
+    neck = ('neck', (3, 32, 8, 8), (3, 32, 4, 4))
+    found = feeding_heads(surveyed(neck, ('encoder', rows), ('norm*', rows)))
+    assert [place.specs[0] for place in found] == ['encoder', 'neck', 'norm']
+    assert [level.stride for level in found[1].levels] == [8, 16]
+
+
+def test_what_stands_for_a_backbone_that_gives_no_map():
+    def specs(*inside):
+        found = feeding_heads(surveyed(*inside, ('backbone', (3, 48))))
+        return [place.specs[0] for place in found]
+
+    tokens = ('backbone.ln', (3, 17, 48))
+    assert specs(('backbone.embed', (3, 17, 48)), tokens) == ['backbone.ln']
+    # a stage that ends with one cell is no place to look for larger maps
+    stages = [('backbone.a', (3, 8, 4, 4)), ('backbone.b.conv', (3, 8, 2, 2))]
+    assert specs(*stages, ('backbone.b', (3, 8, 1, 1))) == ['backbone.a']
+    # channels in front of the tokens: the layer before has them behind
+    mixed = surveyed(('backbone.ln', (3, 16, 48)), ('backbone', (3, 48, 16)))
+    assert [place.specs[0] for place in feeding_heads(mixed)][-1] == 'backbone.ln'
+
+
+def test_class_scores_may_stand_in_the_backbone():
+    scores = [('backbone.fc*', (3, 10)), ('backbone', (3, 10))]
+    assert class_scores(surveyed(*scores)).specs == ('backbone.fc',)
+    inside = surveyed(('backbone.se*', (3, 4)), ('backbone.conv*', (3, 8, 4, 4)))
+    assert class_scores(inside) is None
 
 
 def test_constants_are_those_of_the_snippets():
