@@ -107,7 +107,7 @@ def distilled(student: ConfigDict, teacher: ConfigDict) -> dict:
         return cannot(student, teacher, found | dict(result='failed', reason=reason))
     first, last = losses[BEFORE], losses[AFTER]
     falls = last < first and all(map(math.isfinite, losses))
-    found |= dict(losses=losses, first=first, last=last)
+    found |= dict(losses=losses, fall=float(f'{1 - last / first:.3g}'))
     return found | dict(result='trains' if falls else 'does not fall', reason='')
 
 
