@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..pair import MAP, TOKENS, FeaturePair, channels_first, positions, remedy
+from ..pair import MAP, TOKENS, channels_first, positions, remedy
 from ..registry import MODELS
 from .base import Criterion
 
@@ -52,16 +52,12 @@ class ATLoss(Criterion):
     same_shape = False
     layouts = (MAP, TOKENS)
 
-    def check_shapes(self, pair: FeaturePair) -> None:
-        """Refuse other positions; the widths may differ."""
-        for student, teacher in zip(pair.student, pair.teacher, strict=True):
-            if positions(student) != positions(teacher):
-                raise ConfigError(
-                    'ATLoss compares the same positions, got student '
-                    f'{tuple(student.shape)} and teacher {tuple(teacher.shape)}; '
-                    f'{remedy(student, teacher, widths=False)}'
-                )
-
     def _level(self, student, teacher, weight):
+        if positions(student) != positions(teacher):
+            raise ConfigError(
+                'ATLoss compares the same positions, got student '
+                f'{tuple(student.shape)} and teacher {tuple(teacher.shape)}; '
+                f'{remedy(student, teacher, widths=False)}'
+            )
         student, teacher = channels_first(student), channels_first(teacher)
         return attention_loss(student, teacher, weight=weight)

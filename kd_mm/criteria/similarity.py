@@ -45,9 +45,6 @@ class SPLoss(Criterion):
     def too_few(self, pair: FeaturePair) -> bool:
         return len(pair.student[0]) < 2
 
-    def check_shapes(self, pair: FeaturePair) -> None:
-        """Images are compared: any two shapes have those."""
-
     def _level(self, student, teacher, weight):
         if weight is not None:
             raise ConfigError(
