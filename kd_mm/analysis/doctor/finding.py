@@ -54,10 +54,12 @@ def print_findings(findings: Sequence[Finding], console: Console) -> None:
     table = Table(show_lines=True)
     table.add_column('check', no_wrap=True)
     table.add_column('')
-    table.add_column('what was seen, and what to do about it', ratio=1)
+    told = 'what was seen, and what to do about it'
+    table.add_column(told, ratio=1, overflow='fold')
     for f in findings:
         colour = COLOURS[f.verdict]
-        text = f'{f.text}. [b]{f.remedy}[/b]' if f.remedy else f.text
+        remedy = f'{f.remedy[:1].upper()}{f.remedy[1:]}'
+        text = f'{f.text}. [b]{remedy}[/b]' if remedy else f.text
         table.add_row(f.check, f'[{colour}]{f.verdict}[/{colour}]', _plain(text))
     console.print(table)
     counts = {v: sum(f.verdict == v for f in findings) for v in COLOURS}

@@ -271,12 +271,12 @@ def _leave_out(cfg: Config, text: str, error: Exception) -> str:
         named.pop(links[0])
         return f'the rest is looked at without links.{links[0]}'
     teacher = model.teacher
-    unread = isinstance(error, UNREACHABLE) and '://' in str(teacher.get('checkpoint'))
-    about = 'teacher.checkpoint' in text or 'does not cover' in text or unread
+    unread = isinstance(error, UNREACHABLE) or 'cannot be fetched' in text
+    about = 'teacher.checkpoint' in text or 'does not cover' in text
     if about and not teacher.get('allow_random'):
         teacher.update(checkpoint=None, allow_random=True)
         return 'the rest is looked at with a random teacher in its place'
-    if isinstance(error, UNREACHABLE) and _strip(model.student):
+    if unread and _strip(model.student):
         return 'the rest is looked at with a random student in its place'
     return ''
 
