@@ -18,8 +18,8 @@ from ...utils.randomness import kept_random
 from .finding import Finding, fine, look, wrong
 from .patient import Patient, without_amp
 
-FAINT, STRONG = 0.01, 0.99  # shares of the gradient worth a look
-NOTHING, ALL = 5e-4, 0.9995  # and those that cannot be meant
+FAINT, STRONG = 0.01, 0.997  # shares worth a look; published recipes begin at 0.99
+NOTHING, ALL = 5e-4, 0.9995  # and shares that cannot be meant
 FALLS = 0.002  # part of the loss that goes in a few steps
 EXPLODES = -0.5  # part of the loss that comes in a few steps
 WARM_UPS = ('Linear', 'Constant', 'Warmup')  # schedulers that begin low
