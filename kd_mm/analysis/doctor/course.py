@@ -352,7 +352,7 @@ def half_precision(patient: Patient) -> Iterator[Finding]:
     """Would the networks overflow in fp16?"""
     wrapper = patient.cfg.optim_wrapper
     amp = 'Amp' in type_text(wrapper)
-    teacher_half = str(patient.cfg.model.teacher.get('dtype')) == 'fp16'
+    teacher_half = patient.guide is not None and patient.guide.dtype == torch.float16
     half = amp and str(wrapper.get('dtype')) not in ('bfloat16', 'torch.bfloat16')
     if not (half or teacher_half):
         return

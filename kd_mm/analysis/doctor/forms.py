@@ -79,8 +79,8 @@ def _as_got(patient: Patient, side: str) -> list[tuple[Tensor, Any]]:
     for batch in patient.plain[:BATCHES]:
         data = patient.model.data_preprocessor(batch, False)
         image, samples = data['inputs'], data['data_samples']
-        if side == 'teacher':
-            image = patient.distiller.teacher.bridge(image, samples)
+        if side == 'teacher' and patient.guide is not None:
+            image = patient.guide.bridge(image, samples)
         found.append((image, samples))
     return found
 

@@ -46,6 +46,8 @@ def first_input(model: nn.Module, channels: int) -> Iterator[list[Tensor]]:
 def same_images(patient: Patient) -> Iterator[Finding]:
     """Does the teacher see in training what the student sees?"""
     check = 'same images'
+    if patient.guide is None:
+        return
     model = patient.copy()
     data = model.data_preprocessor(patient.batches[0], True)
     inputs, samples = data['inputs'], data['data_samples']

@@ -80,6 +80,9 @@ def _tensor(boxes: Any) -> Tensor:
 def weights(patient: Patient) -> Iterator[Finding]:
     """Is the teacher a trained network, in eval mode and frozen?"""
     teacher = patient.teacher
+    if patient.guide is None:
+        yield fine('teacher mode', 'the student teaches itself')
+        return
     training = [n or 'the teacher' for n, m in teacher.named_modules() if m.training]
     if training:
         yield wrong(
@@ -276,6 +279,7 @@ def classes(patient: Patient) -> Iterator[Finding]:
 def _trained_on(patient: Patient) -> Any:
     """Class names in the teacher's checkpoint, where they were kept."""
     teacher = patient.cfg.model.teacher
+    teacher = teacher if isinstance(teacher, dict) else {}
     path = str(teacher.get('checkpoint') or '')
     if not path or '://' in path:
         return None

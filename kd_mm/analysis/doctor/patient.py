@@ -21,10 +21,11 @@ from ...errors import ConfigError
 from ...link import Link
 from ...schedule import Progress
 from ...sizes import data_of_run
+from ...teacher import Teacher
 from ...unaugmented import plain_loader, spread
 from ...utils.kinds import default_scope, type_text
 from ...utils.wrappers import unwrapped
-from .finding import Finding, look, wrong
+from .finding import Finding, fine, look, wrong
 
 BATCHES = 4  # of training images; the steps go over them again and again
 UNREACHABLE = (OSError, urllib.error.URLError, ConnectionError)
@@ -98,9 +99,14 @@ class Patient:
         return self.model.distiller
 
     @property
+    def guide(self) -> Teacher | None:
+        """The first teacher that has a network of its own."""
+        return next(iter(self.distiller.teachers.guides.values()), None)
+
+    @property
     def teacher(self) -> Any:
-        """The teacher's network."""
-        return self.distiller.teacher.model
+        """The teacher's network; the student's where that teaches itself."""
+        return self.model if self.guide is None else self.guide.model
 
     @property
     def links(self) -> dict[str, Link]:
@@ -145,7 +151,7 @@ class Patient:
     @contextmanager
     def exact_teacher(self) -> Iterator[Any]:
         """The teacher in fp32, its weights rounded where it is stored in half."""
-        dtype = self.distiller.teacher.dtype
+        dtype = self.guide and self.guide.dtype
         if dtype is not None:
             self.teacher.float()
         try:
@@ -198,12 +204,12 @@ def admit(
             findings.append(wrong(_subject(text), text, left_out))
             if not left_out:
                 return None, findings
-            known = known and cfg.model.teacher.get('checkpoint') is not None
+            known = known and not _is_random(cfg.model.teacher)
     patient = Patient(
         runner,
         images,
         steps,
-        teacher_known=known,
+        teacher_known=known and not isinstance(cfg.model.teacher, str),
         student_trained=bool(cfg.get('load_from')),
         finished=bool(student),
     )
@@ -270,15 +276,20 @@ def _leave_out(cfg: Config, text: str, error: Exception) -> str:
     if links and len(named) > 1:
         named.pop(links[0])
         return f'the rest is looked at without links.{links[0]}'
-    teacher = model.teacher
+    teacher = model.teacher if isinstance(model.teacher, dict) else {}  # 'ema'
     unread = isinstance(error, UNREACHABLE) or 'cannot be fetched' in text
     about = 'teacher.checkpoint' in text or 'does not cover' in text
-    if about and not teacher.get('allow_random'):
+    if about and teacher and not teacher.get('allow_random'):
         teacher.update(checkpoint=None, allow_random=True)
         return 'the rest is looked at with a random teacher in its place'
     if unread and _strip(model.student):
         return 'the rest is looked at with a random student in its place'
     return ''
+
+
+def _is_random(teacher: Any) -> bool:
+    """Whether the weights were left out."""
+    return isinstance(teacher, dict) and teacher.get('checkpoint', '') is None
 
 
 def _strip(part: Any) -> bool:
@@ -299,6 +310,10 @@ def _strip(part: Any) -> bool:
 def _begin(patient: Patient) -> Iterator[Finding]:
     """What the hooks do before the first step, at the first moment all links run."""
     runner = patient.runner
+    names = patient.distiller.teachers.names
+    if len(names) > 1:
+        text = f'{", ".join(names)}: what is said of the teacher is said of the first'
+        yield fine('teachers', text)
     _jump(patient)
     yield from _call(runner, 'before_train')
     yield from _call(runner, 'before_train_epoch')
