@@ -52,14 +52,11 @@ def same_images(patient: Patient) -> Iterator[Finding]:
     data = model.data_preprocessor(patient.batches[0], True)
     inputs, samples = data['inputs'], data['data_samples']
     channels = inputs.shape[1]
-    with torch.no_grad():
-        with first_input(model, channels) as own:
-            model.loss(inputs, samples)
-        with first_input(patient.teacher, channels) as theirs:
-            specs = patient.distiller.specs(
-                'teacher', dict.fromkeys(patient.links, 1.0)
-            )
-            patient.distiller.teachers(inputs, samples, specs)
+    with first_input(model, channels) as own:
+        model.loss(inputs, samples)  # with gradients: DAFA's policy takes some
+    with torch.no_grad(), first_input(patient.teacher, channels) as theirs:
+        specs = patient.distiller.specs('teacher', dict.fromkeys(patient.links, 1.0))
+        patient.distiller.teachers(inputs, samples, specs)
     if not own or not theirs:
         yield look(check, 'the first layers take no images', 'look at both yourself')
         return
