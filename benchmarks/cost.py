@@ -36,11 +36,13 @@ from kd_mm.utils.kinds import is_type, type_name
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = 'configs/kd/digits/retinanet_r18w24_r18w16_{}_digits.py'
 COCO = 'configs/kd/retinanet_r101_r50_{}.py'
+GFL = 'configs/kd/gfl_r101_r50_{}.py'
 CIFAR = 'configs/kd_cls/cifar100/resnet32x4_resnet8x4_{}.py'
 IMAGENET = 'configs/kd_cls/imagenet/resnet34_resnet18_{}.py'
 NAMES = {
     (DIGITS, 8, 128): ('fitnet', 'pkd', 'kcd_pkd', 'sokd_stable', 'dpk'),
     (COCO, 1, 320): ('fitnet', 'cwd', 'pkd', 'kcd_pkd', 'sokd_stable', 'dpk'),
+    (GFL, 1, 320): ('ld', 'crosskd', 'crosskd_pkd'),
     (CIFAR, 64, 32): ('kd', 'fitnet', 'cwd', 'pkd', 'kcd', 'sokd', 'dpk'),
     (IMAGENET, 8, 224): ('kd', 'review', 'sokd', 'dpk'),
 }

@@ -16,16 +16,22 @@ TEACHER = ROOT / 'configs/kd/digits/retinanet_r18w24_digits.py'
 
 
 def digits_config(
-    work_dir: Path, *, images: int, epochs: int, seed: int, batch_size: int = 8
+    work_dir: Path,
+    *,
+    images: int,
+    epochs: int,
+    seed: int,
+    batch_size: int = 8,
+    student: Path = STUDENT,
 ) -> Config:
-    """The digits student's config, cut down to ``images`` and ``epochs``.
+    """A digits student's config, cut down to ``images`` and ``epochs``.
 
     Two runs with one seed start from the same weights and see the same batches. No
     worker processes, so that a run keeps to one core; evaluated once, at the end.
     """
     if not DATA.is_dir():
         make_digits(DATA)
-    cfg = Config.fromfile(STUDENT)
+    cfg = Config.fromfile(student)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False)
         loader.dataset.data_root = f'{DATA}/'

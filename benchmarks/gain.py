@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from suites import DETECTION, Suite
 from suites_cls import CIFAR10, DIGITS_CLS
+from suites_heads import HEADS
 from suites_large import LARGE
 from suites_teachers import COCO_UNLABELLED, DIGITS_FEW, DIGITS_TEACHERS
 from suites_trained import CIFAR10_PUBLIC, CIFAR10_TRAINED, DIGITS_TRAINED
@@ -35,7 +36,10 @@ from tables import refresh
 RESULTS = ROOT / 'benchmarks/results'
 ABOUT = (DIGITS_TEACHERS, DIGITS_FEW, COCO_UNLABELLED)
 TRAINED = (DIGITS_TRAINED, CIFAR10_TRAINED, CIFAR10_PUBLIC)
-SUITES = {s.name: s for s in (DETECTION, DIGITS_CLS, CIFAR10, *TRAINED, *LARGE, *ABOUT)}
+SUITES = {
+    s.name: s
+    for s in (DETECTION, *HEADS, DIGITS_CLS, CIFAR10, *TRAINED, *LARGE, *ABOUT)
+}
 
 
 def results(suite: Suite) -> Path:

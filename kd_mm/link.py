@@ -27,6 +27,11 @@ class Stage(Protocol):
     def connect(self, teacher: nn.Module) -> None:
         """Look at the teacher once."""
 
+    matches: str  # what it brings together that is not one an image: 'queries'
+
+    def see_prediction(self, features: Sequence[Tensor] | None) -> None:
+        """What the student gives in prediction, where that is not what it trains on."""
+
     def borrowed(self) -> Sequence[nn.Module]:
         """The teacher's modules that the stage runs itself."""
 

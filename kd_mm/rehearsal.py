@@ -322,7 +322,7 @@ def check_features(link: Link, seen: Rehearsed, taps: dict[str, Taps]) -> None:
 
     Regions (RoIs) and queries are chosen by the network itself: by student and teacher
     different ones, and in training others than in prediction. Compared one by one they
-    say nothing.
+    say nothing: a stage must match them first, and says so (``Stage.matches``).
 
     Args:
         link (Link): Reads the taps.
@@ -332,6 +332,13 @@ def check_features(link: Link, seen: Rehearsed, taps: dict[str, Taps]) -> None:
     Raises:
         ConfigError: If a first axis is not the images, or shapes depend on the mode.
     """
+    if link.stages and link.stages[0].matches:
+        link.stages[0].see_prediction(
+            seen.predicting
+            and link.features('student', taps['student'], seen.predicting)
+        )
+        _check_bridge(link, seen)
+        return
     for side, recording in (('student', seen.student), ('teacher', seen.teacher)):
         for shape in _shapes(link, side, taps, recording):
             if not shape or shape[0] != IMAGES:
@@ -359,6 +366,16 @@ def check_features(link: Link, seen: Rehearsed, taps: dict[str, Taps]) -> None:
             f'student {" ".join(link.specs["student"])} gives {training} in training '
             f'and {predicting} in prediction, which is how the teacher runs: queries '
             f'or regions, {_INSTEAD}'
+        )
+
+
+def _check_bridge(link: Link, seen: Rehearsed) -> None:
+    """What is no map is not cropped where the teacher's batch is padded further."""
+    if seen.teacher.image_size is not None:
+        raise ConfigError(
+            f'{type(link.stages[0]).__name__} matches {link.stages[0].matches}, and '
+            f'the teacher sees images padded to {seen.teacher.image_size}, the student '
+            f'to {seen.size}: give both the same pad_size_divisor'
         )
 
 

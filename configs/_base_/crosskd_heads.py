@@ -139,3 +139,15 @@ crosskd_yolox = dict(
             classes=_qfl,
             boxes=dict(type='kd_mm.BoxLoss', form='deltas'),
             centres=_qfl)))
+
+# Two-stage: the teacher's RoI head reads both necks, on the teacher's proposals. The mean
+# of the four deltas, as the authors' L1.
+crosskd_rcnn = dict(
+    roi=dict(
+        student='neck',
+        teacher='neck',
+        stages=[dict(type='kd_mm.TeacherRoIs')],
+        criterion=dict(
+            type='kd_mm.HeadLoss',
+            classes=_qfl,
+            boxes=dict(type='kd_mm.BoxL1Loss', weight=0.25))))

@@ -3,7 +3,7 @@
 from .anchors import AnchorCriterion
 from .attention import ATLoss, attention_loss, attention_map
 from .base import Criterion
-from .boxes import BoxLoss, LDLoss, box_terms, ld_terms
+from .boxes import BoxL1Loss, BoxLoss, LDLoss, box_terms, ld_terms
 from .cosine import (
     CosineLoss,
     PatchSimilarityLoss,
@@ -32,6 +32,7 @@ __all__ = [
     'QFLLoss',
     'LDLoss',
     'HeadLoss',
+    'BoxL1Loss',
     'BoxLoss',
     'AnchorCriterion',
     'ATLoss',

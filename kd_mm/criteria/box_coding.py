@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 
-FORMS = ('deltas', 'distances', 'log_distances', 'bins')
+FORMS = ('deltas', 'distances', 'log_distances', 'bins', 'cxcywh')
 _LONGEST = abs(math.log(16 / 1000))  # of a side to its anchor's, as MMDetection clips
 
 
@@ -44,6 +44,9 @@ def decode(
         sides = per_box(raw, 4 * bins).unflatten(-1, (4, bins)).softmax(-1) @ steps
     else:
         sides = per_box(raw, 4)
+    if form == 'cxcywh':
+        half = sides[..., 2:] / 2
+        return torch.cat([sides[..., :2] - half, sides[..., :2] + half], -1)
     if form == 'deltas':
         moved = sides * sides.new_tensor(stds)
         half = moved[..., 2:].clamp(-_LONGEST, _LONGEST).exp() / 2

@@ -27,7 +27,8 @@ class BoxLoss(AnchorCriterion):
         form (str): What the head predicts: 'deltas' (dx, dy, dw, dh of an anchor:
             RetinaNet, ATSS, YOLOX), 'distances' (left, top, right, bottom: RTMDet,
             FCOS behind its ``relu``), 'log_distances' (FCOS's ``exp`` is still to
-            come) or 'bins' (the distribution of each distance: GFL).
+            come), 'bins' (the distribution of each distance: GFL) or 'cxcywh' (centre
+            and size: queries of DETRs).
         stds (Sequence[float]): Of deltas, as in the head's ``bbox_coder``. Defaults to
             ones.
         bins (int): Of each distance, GFL's ``reg_max + 1``; with ``form='bins'`` only.
@@ -45,7 +46,7 @@ class BoxLoss(AnchorCriterion):
     def __init__(
         self,
         *,
-        form: Literal['deltas', 'distances', 'log_distances', 'bins'],
+        form: Literal['deltas', 'distances', 'log_distances', 'bins', 'cxcywh'],
         stds: Four = (1.0, 1.0, 1.0, 1.0),
         bins: Count = 1,
         weight: NonNegative = 1.0,
@@ -59,6 +60,24 @@ class BoxLoss(AnchorCriterion):
 
     def terms(self, student: Tensor, teacher: Tensor) -> Tensor:
         return box_terms(student, teacher, self.form, stds=self.stds, bins=self.bins)
+
+
+@MODELS.register_module()
+class BoxL1Loss(AnchorCriterion):
+    """Distance of the four numbers of every box, as the head predicts them.
+
+    What DETRs learn beside the overlap (arXiv 2005.12872, equation 9), and two-stage
+    heads on their deltas (CrossKD's authors, for Faster R-CNN).
+
+    Args:
+        weight (float): Weight of the link. Defaults to 1.0.
+
+    Shapes:
+        ``(N, A * 4, H, W)``; the sum of the four, mean over anchors.
+    """
+
+    def terms(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return (per_box(student, 4) - per_box(teacher, 4)).abs().sum(-1)
 
 
 def box_terms(

@@ -1,9 +1,11 @@
 """All that a dense head says, in one link."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from mmengine.registry import MODELS as MMENGINE_MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import ConfigError, within
 from ..options import NonNegative, checked
@@ -50,8 +52,9 @@ class HeadLoss(Criterion):
     student assigns to objects. A weight map of a stage multiplies u and c.
 
     Args:
-        boxes (dict): Config of an :class:`AnchorCriterion`, e.g.
+        boxes (dict | list[dict]): Config of an :class:`AnchorCriterion`, e.g.
             ``dict(type='kd_mm.BoxLoss', form='deltas')``; its weight is the branch's.
+            Of several the sum counts.
         classes (dict, optional): The same for the class scores. Defaults to None: they
             only weight.
         centres (dict, optional): The same for a third branch, which has one number an
@@ -73,13 +76,16 @@ class HeadLoss(Criterion):
     def __init__(
         self,
         *,
-        boxes: dict,
+        boxes: dict | Sequence[dict],
         classes: dict | None = None,
         centres: dict | None = None,
         weight: NonNegative = 1.0,
     ) -> None:
         super().__init__(weight=weight)
-        self.boxes = self._part('boxes', boxes)
+        boxes = [boxes] if isinstance(boxes, dict) else boxes
+        if not boxes:
+            raise ConfigError('HeadLoss.boxes names no criterion')
+        self.boxes = nn.ModuleList(self._part('boxes', cfg) for cfg in boxes)
         self.classes = None if classes is None else self._part('classes', classes)
         self.centres = None if centres is None else self._part('centres', centres)
         if self.classes is not None and not isinstance(self.classes, QFLLoss):
@@ -119,14 +125,18 @@ class HeadLoss(Criterion):
     def total(self, pair: FeaturePair) -> Tensor:
         self.check_shapes(pair)
         parts = self._branches(pair)
-        boxes = self._terms(self.boxes, parts[1])
+        boxes = [self._terms(part, parts[1]) for part in self.boxes]
         certain = [
             confidence(t.float(), terms.shape[1])
-            for t, terms in zip(parts[0].teacher, boxes, strict=True)
+            for t, terms in zip(parts[0].teacher, boxes[0], strict=True)
         ]
         certain = _times(certain, parts[1].weight)
         divisor = sum_of(certain).clamp(min=1)
-        out = {'boxes': self.boxes.weight * weighted_sum(boxes, certain)}
+        sums = [
+            part.weight * weighted_sum(terms, certain)
+            for part, terms in zip(self.boxes, boxes, strict=True)
+        ]
+        out = {'boxes': torch.stack(sums).sum()}
         if self.classes is not None:
             terms = self._terms(self.classes, parts[0])
             out['classes'] = self.classes.weight * sum_of(_times(terms, pair.weight))
@@ -135,7 +145,7 @@ class HeadLoss(Criterion):
             out['centres'] = self.centres.weight * weighted_sum(terms, certain)
         out = {name: value / divisor for name, value in out.items()}
         pair.logs |= {name: value.detach() for name, value in out.items()}
-        return sum(out.values())
+        return torch.stack(list(out.values())).sum()
 
     @staticmethod
     def _terms(part: AnchorCriterion, pair: FeaturePair) -> list[Tensor]:

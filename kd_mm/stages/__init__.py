@@ -7,12 +7,14 @@ from .cross_kd import CrossKD
 from .dpk import DPK
 from .kcd import ChannelAlign
 from .match_moments import MatchMoments
+from .match_queries import MatchQueries
 from .merge_teachers import MergeTeachers
 from .mgd import MGD
 from .ofd import OFD
 from .resize import Resize
 from .review import ReviewKD
 from .sokd import DAFA, DAM
+from .teacher_rois import TeacherRoIs
 from .tokens_to_map import TokensToMap
 
 __all__ = [
@@ -27,8 +29,10 @@ __all__ = [
     'CrossKD',
     'MatchMoments',
     'MergeTeachers',
+    'MatchQueries',
     'Resize',
     'ReviewKD',
     'Stage',
+    'TeacherRoIs',
     'TokensToMap',
 ]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..criteria.base import Criterion
@@ -59,6 +59,9 @@ class Stage(nn.Module):
             other, and leaves those of one.
         moves_channels (bool): Whether the teacher's channels are others behind it, or
             stand elsewhere.
+        matches (str): What it brings together that each network chooses for itself,
+            'queries' say. Taps on such things are refused unless the link's first
+            stage matches them. Defaults to ``''``, nothing.
 
     Examples:
         >>> import torch
@@ -81,6 +84,7 @@ class Stage(nn.Module):
     moves_channels = False
     merges = False
     reads_labels = False
+    matches = ''
 
     @property
     def ready(self) -> bool:
@@ -98,6 +102,15 @@ class Stage(nn.Module):
     def borrowed(self) -> Sequence[nn.Module]:
         """Modules of the teacher that :meth:`forward` runs; after :meth:`setup`."""
         return ()
+
+    def see_prediction(self, features: Sequence[Tensor] | None) -> None:
+        """What the student's taps give in prediction; a stage that matches is told.
+
+        Before :meth:`setup`, whose pair holds what they give in training.
+
+        Args:
+            features (Sequence[Tensor], optional): None where that could not be tried.
+        """
 
     def setup(self, pair: FeaturePair) -> None:
         """Create parameters from the shapes in ``pair``.
