@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torchvision.ops import box_convert, generalized_box_iou
+from torchvision.ops import box_convert
 
 from ..errors import ConfigError
 from ..options import Count, NonNegative, ProperFraction, checked
 from ..pair import MAP, FeaturePair
 from ..registry import MODELS
+from ..utils.regions import pairwise_giou
 from .base import Stage
 
 
@@ -46,9 +47,7 @@ def query_costs(
     classes = torch.cdist(teacher[0], student[0], p=1)
     boxes = torch.cdist(teacher[1], student[1], p=1)
     corners = [box_convert(side[1], 'cxcywh', 'xyxy') for side in (teacher, student)]
-    overlap = torch.stack(
-        [generalized_box_iou(t, s) for t, s in zip(*corners, strict=True)]
-    )
+    overlap = pairwise_giou(corners[0], corners[1])
     return weights[0] * classes + weights[1] * boxes + weights[2] * (1 - overlap)
 
 
@@ -59,9 +58,10 @@ def assign(costs: Tensor) -> Tensor:
         costs (Tensor): ``(M, Qt, Qs)``, Qt <= Qs.
 
     Returns:
-        Tensor: ``(M, Qt)``, indices. All costs go to the host at once.
+        Tensor: ``(M, Qt)``, indices. All costs go to the host at once. NaN costs much,
+        so that it is the loss that tells of it.
     """
-    host = costs.detach().float().cpu().numpy()
+    host = costs.detach().float().nan_to_num(1e6).cpu().numpy()
     found = [torch.from_numpy(linear_sum_assignment(cost)[1]) for cost in host]
     return torch.stack(found).to(costs.device)
 

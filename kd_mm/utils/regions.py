@@ -50,15 +50,36 @@ def overlaps(boxes: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
         tuple[Tensor, Tensor]: ``(N, B, A)`` both.
     """
     boxes = boxes[:, :, None]
-    low = torch.maximum(boxes[..., :2], anchors[:, :2])
-    high = torch.minimum(boxes[..., 2:], anchors[:, 2:])
-    common = (high - low).clamp(min=0).prod(-1)
-    areas = [(b[..., 2:] - b[..., :2]).prod(-1) for b in (boxes, anchors)]
-    iou = common / (areas[0] + areas[1] - common).clamp(min=1e-6)
-    low = torch.minimum(boxes[..., :2], anchors[:, :2])
-    high = torch.maximum(boxes[..., 2:], anchors[:, 2:])
-    diagonal = (high - low).square().sum(-1).clamp(min=1e-6)
+    iou, _, hull = _meet(boxes, anchors)
+    diagonal = hull.square().sum(-1).clamp(min=1e-6)
     return iou, iou - _distances(boxes, anchors) / diagonal
+
+
+def pairwise_giou(boxes: Tensor, others: Tensor) -> Tensor:
+    """GIoU (arXiv 1902.09630) of every box with every other one of its row.
+
+    Args:
+        boxes (Tensor): ``(M, A, 4)``, x1, y1, x2, y2.
+        others (Tensor): ``(M, B, 4)``.
+
+    Returns:
+        Tensor: ``(M, A, B)``.
+    """
+    iou, union, hull = _meet(boxes[:, :, None], others[:, None])
+    area = hull.prod(-1).clamp(min=1e-12)
+    return iou - (area - union) / area
+
+
+def _meet(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """IoU, union, and width and height of what holds both, broadcast."""
+    low = torch.maximum(boxes[..., :2], others[..., :2])
+    high = torch.minimum(boxes[..., 2:], others[..., 2:])
+    common = (high - low).clamp(min=0).prod(-1)
+    areas = [(b[..., 2:] - b[..., :2]).prod(-1) for b in (boxes, others)]
+    union = areas[0] + areas[1] - common
+    low = torch.minimum(boxes[..., :2], others[..., :2])
+    high = torch.maximum(boxes[..., 2:], others[..., 2:])
+    return common / union.clamp(min=1e-12), union, high - low
 
 
 def _centres(boxes: Tensor) -> Tensor:
