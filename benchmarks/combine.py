@@ -108,14 +108,6 @@ def hosts() -> dict[str, dict]:
                 criterion=dict(type='kd_mm.OFDLoss', weight=16.0),
             )
         ),
-        # the student's last map through the teacher's classifier
-        'CrossKD': one(
-            'backbone',
-            'kd_mm.KDLoss',
-            dict(type='kd_mm.MatchMoments'),
-            dict(type='kd_mm.CrossKD', rest=['neck', 'head.fc']),
-            tau=4.0,
-        ),
         'FitNet without adapter': one('backbone', 'kd_mm.MSELoss', resize, weight=2.0),
     }
 
