@@ -371,12 +371,14 @@ def check_features(link: Link, seen: Rehearsed, taps: dict[str, Taps]) -> None:
 
 def _check_bridge(link: Link, seen: Rehearsed) -> None:
     """What is no map is not cropped where the teacher's batch is padded further."""
-    if seen.teacher.image_size is not None:
-        raise ConfigError(
-            f'{type(link.stages[0]).__name__} matches {link.stages[0].matches}, and '
-            f'the teacher sees images padded to {seen.teacher.image_size}, the student '
-            f'to {seen.size}: give both the same pad_size_divisor'
-        )
+    for name in link.teachers:
+        padded = seen.teacher.of(name).image_size
+        if padded is not None:
+            raise ConfigError(
+                f'{type(link.stages[0]).__name__} matches {link.stages[0].matches}, '
+                f'and the teacher sees images padded to {padded}, the student to '
+                f'{seen.size}: give both the same pad_size_divisor'
+            )
 
 
 def _shapes(link: Link, side: str, taps: dict[str, Taps], recording: Recording):

@@ -142,8 +142,8 @@ def test_queries_of_real_decoders_teach(kind):
     assert all(
         'loss_kd_queries' in log for log in train_steps(model, detection_batch())
     )
-    batch = detection_batch()
-    losses = losses_of(model, batch)
+    model.zero_grad()
+    losses = losses_of(model, detection_batch())
     assert losses['loss_kd_queries'] > 0 and losses['kd_queries_targets'] > 5
     losses['loss_kd_queries'].backward()
     assert (
@@ -153,7 +153,8 @@ def test_queries_of_real_decoders_teach(kind):
     )
     if kind == 'dino':
         # what the denoising queries say does not matter
-        assert model.dn_query_generator.label_embedding.weight.grad is None
+        unused = model.dn_query_generator.label_embedding.weight.grad
+        assert unused is None or not unused.any()
         assert model.query_embedding.weight.grad.abs().sum() > 0
 
 
