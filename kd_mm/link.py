@@ -22,12 +22,13 @@ from .utils.kinds import spelled
 
 @runtime_checkable
 class Stage(Protocol):
-    """What a link asks of its stages; :class:`kd_mm.stages.Stage` is all of it."""
+    """What a link asks of its stages; :class:`kd_mm.stages.Stage` is all of it.
+
+    Methods only: with data members ``issubclass`` refuses to answer.
+    """
 
     def connect(self, teacher: nn.Module) -> None:
         """Look at the teacher once."""
-
-    matches: str  # what it brings together that is not one an image: 'queries'
 
     def see_prediction(self, features: Sequence[Tensor] | None) -> None:
         """What the student gives in prediction, where that is not what it trains on."""
