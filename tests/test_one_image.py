@@ -22,6 +22,7 @@ BN = dict(type='BN')
 # Criterion and stages by name, and the features they take.
 CRITERIA = dict(
     ATLoss=('map', 'dot', 'tokens'),
+    CosineLoss=('map', 'dot', 'vector', 'tokens'),
     CRDLoss=('vector',),
     CWDLoss=('map', 'dot', 'tokens'),
     DISTLoss=('vector',),
@@ -29,9 +30,12 @@ CRITERIA = dict(
     FGDLoss=('map', 'dot'),
     HCLLoss=('map', 'dot', 'vector'),
     KDLoss=('vector', 'map'),
+    LDLoss=('map', 'dot'),
     MSELoss=('map', 'vector', 'tokens'),
     OFDLoss=('map', 'dot'),
     PKDLoss=('map', 'dot', 'vector', 'tokens'),
+    PatchSimilarityLoss=('map', 'tokens'),
+    QFLLoss=('map', 'dot'),
     SPLoss=('map', 'vector', 'tokens'),
 )
 OPTIONS = dict(CRDLoss=dict(images=20, negatives=16, dim=8))
@@ -47,6 +51,13 @@ STAGES = dict(
     ReviewKD=(dict(), ('map', 'dot', 'vector')),
     TokensToMap=(dict(), ('tokens',)),
 )
+# What heads say: there are as many regions, queries and places as there are, each
+# counts for itself (tests/stages/, tests/criteria/test_heads.py).
+OF_HEADS = {
+    *('BoxL1Loss', 'BoxLoss', 'BoxRegions', 'CrossKD', 'HeadLoss', 'MatchMoments'),
+    *('MatchQueries', 'TeacherRoIs'),
+}
+SEVERAL = {'MergeTeachers'}  # reads more than one teacher (tests/test_teachers.py)
 CASES = [
     *(([], name, form) for name, forms in CRITERIA.items() for form in forms),
     *(
@@ -79,7 +90,7 @@ def test_every_part_is_tried():
     ]
     criteria = {n for n, part in parts if _is(part, Criterion)}
     stages = {n for n, part in parts if _is(part, Stage)}
-    assert criteria == set(CRITERIA) and stages == set(STAGES)
+    assert criteria | stages == {*CRITERIA, *STAGES, *OF_HEADS, *SEVERAL}
 
 
 def _is(part, kind) -> bool:
