@@ -41,7 +41,7 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
 
     distiller: Distiller
     inherited: tuple[str, ...]
-    keeps_weights: bool  # it was built, and perhaps trained, before
+    keeps_weights = False  # it was built, and perhaps trained, before
 
     def loss(self, inputs: Tensor, data_samples: Sequence[Any], *args: Any) -> dict:
         """The student's own losses, and one line per link on top while training."""
