@@ -97,7 +97,8 @@ def test_a_new_style_teacher_is_read(new, style):
     cfg = load_config(str(new / 'detector.py'))
     inline = dict(path=str(new / 'detector.py'), inline=cfg.model, whole=dict(cfg))
     model, scope = load_model_config(inline[style])
-    assert type_name(model) == 'RetinaNet' and scope is None
+    assert type_name(model) == 'RetinaNet'
+    assert scope == 'mmdet'  # where its class comes from
     model, _ = load_model_config(str(new / 'new.py'))  # of a distilled one the student
     assert type_name(model) == 'RetinaNet'
 
