@@ -57,7 +57,8 @@ OF_HEADS = {
     *('BoxL1Loss', 'BoxLoss', 'BoxRegions', 'CrossKD', 'HeadLoss', 'MatchMoments'),
     *('MatchQueries', 'TeacherRoIs'),
 }
-SEVERAL = {'MergeTeachers'}  # reads more than one teacher (tests/test_teachers.py)
+# reads more than one teacher (tests/test_several_teachers.py)
+SEVERAL = {'MergeTeachers'}
 CASES = [
     *(([], name, form) for name, forms in CRITERIA.items() for form in forms),
     *(

@@ -231,8 +231,18 @@ def measure(folder: Path, point: str, stop: str, config: Path, whole: dict) -> R
     return Row(point, stop, code, len(steps), first, broken, same, line)
 
 
-def rows(folder: Path, chosen=lambda point, stop: True):
-    """Measure every point and stop that ``chosen`` takes."""
+def all_stops() -> list[tuple[str, str]]:
+    """Every point with every way to be stopped there."""
+    return [
+        (point, stop)
+        for point in POINTS
+        for stop in STOPS
+        if stop != FULL or point in FULL_POINTS
+    ]
+
+
+def prepare(folder: Path) -> tuple[Path, dict]:
+    """The config of a run, and how it ends when nothing stops it."""
     # imported once, for all the processes to come
     import torch
     from mmdet.utils import register_all_modules
@@ -247,11 +257,7 @@ def rows(folder: Path, chosen=lambda point, stop: True):
         [config, '--work-dir', folder / 'whole'], log=folder / 'whole.log'
     )
     assert code == 0, line
-    whole = final_state(folder / 'whole')
-    for point in POINTS:
-        for stop in STOPS:
-            if (stop != FULL or point in FULL_POINTS) and chosen(point, stop):
-                yield measure(folder, point, stop, config, whole)
+    return config, final_state(folder / 'whole')
 
 
 def main() -> int:
@@ -265,9 +271,11 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         words = sys.argv[1:]
-        for row in rows(
-            folder, lambda *names: all(w in ' '.join(names) for w in words)
-        ):
+        config, whole = prepare(folder)
+        for point, stop in all_stops():
+            if not all(word in f'{point} {stop}' for word in words):
+                continue
+            row = measure(folder, point, stop, config, whole)
             end = 'same' if row.same else 'OTHER'
             broken = f'unreadable: {", ".join(row.broken)}' if row.broken else ''
             facts = (row.code, row.done, row.resumed, row.lost, end, broken)
