@@ -19,6 +19,7 @@ import os
 import resource
 import signal
 import sys
+import sysconfig
 import time
 import traceback
 import warnings
@@ -100,6 +101,8 @@ def in_one_line(error: BaseException) -> str:
     text = ' '.join(str(error).split())
     if not isinstance(error, ConfigError):
         text = f'{type(error).__name__}: {text}'
+    for folder in (f'{sysconfig.get_path("purelib")}/', f'{ROOT}/'):
+        text = text.replace(folder, '')
     return text.replace('|', '/')[:300]
 
 

@@ -171,7 +171,8 @@ def save(known: dict[str, dict], order: list[str]) -> None:
         )
     ]
     content = dict(summary=summary, faults=faults, healthy=well, rows=every)
-    RESULT.write_text(json.dumps(content, indent=1) + '\n')
+    text = json.dumps(content, indent=1).replace(f'{ROOT}/', '')
+    RESULT.write_text(f'{text}\n')
 
 
 def main() -> None:

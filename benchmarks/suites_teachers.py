@@ -187,7 +187,8 @@ DIGITS_FEW = dataclasses.replace(
 
 
 # --- ImageNet weights on photographs that nobody labelled -----------------------------
-FOLDERS = (os.environ.get('KD_MM_TEST_DATA'), ROOT / 'data', '/work/shared/data')
+# as tests/conftest.py looks for them
+FOLDERS = (os.environ.get('KD_MM_TEST_DATA'), ROOT / 'data', ROOT / '../shared/data')
 SHARED = next(
     (Path(f) for f in FOLDERS if f and (Path(f) / 'coco_s320').is_dir()), DATA
 )
