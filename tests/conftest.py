@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import MessageHub
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'tests'))
 if 'PYTEST_XDIST_WORKER' in os.environ:  # every core has a process of its own
     os.environ.setdefault('OMP_NUM_THREADS', '1')
 torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 2)))
+
+
+@pytest.fixture(autouse=True)
+def _nowhere_in_training():
+    """The last run's place in training, which MMEngine keeps, is no other test's."""
+    MessageHub.get_current_instance().runtime_info.clear()
 
 
 @pytest.fixture(scope='session')
