@@ -6,6 +6,7 @@ import toys
 from helpers import build, detection_batch, distill_cfg, losses_of
 from mmdet.models.task_modules import AnchorGenerator, ATSSAssigner
 from mmdet.structures.bbox import bbox_overlaps
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from torchvision.ops import distance_box_iou
 
@@ -39,7 +40,9 @@ def test_the_main_region_is_what_mmdetections_atss_assigns(anchors):
     padded = torch.nn.utils.rnn.pad_sequence(images, batch_first=True)
     main, near = box_regions(padded, anchors, counts)
     for image, truth in enumerate(images[:2]):
-        found = ATSSAssigner(topk=9).assign(
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            assigner = ATSSAssigner(topk=9)
+        found = assigner.assign(
             InstanceData(priors=anchors),
             counts,
             InstanceData(bboxes=truth, labels=torch.zeros(len(truth)).long()),
