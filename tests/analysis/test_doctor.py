@@ -279,3 +279,30 @@ def test_swapped_colours_are_told_from_what_the_teacher_knows(well, monkeypatch,
     monkeypatch.setattr(forms, '_other_forms', lambda model: swap)
     (found,) = forms._losses(well, 'teacher', well.teacher)
     assert found.verdict == ('wrong' if order == 'swapped' else 'fine')
+
+
+def _larger(cfg):
+    cfg.model.teacher.scale = 2.0
+    del cfg.model.links['map']
+
+
+def _two(cfg):
+    one = cfg.model.teacher.to_dict()
+    cfg.model.teacher = dict(a=one, b=copy.deepcopy(one))
+    both = [f'{name}:head.fc' for name in 'ab']
+    cfg.model.links.logits.update(
+        teacher=both, stages=[dict(type='kd_mm.MergeTeachers')]
+    )
+    cfg.model.links.map.teacher = 'b:backbone'
+
+
+@pytest.mark.parametrize(
+    'change', [lambda c: c.model.update(teacher='ema'), _larger, _two]
+)
+def test_every_kind_of_teacher_is_looked_at(cfg, tmp_path, change):
+    change(cfg)
+    patient, findings = admit(cfg, str(tmp_path), student=None, images=96, steps=4)
+    assert {f.verdict for f in findings} <= {'fine'}
+    for check in (inputs.same_images, features.features, knowledge.weights):
+        found = look_at(check, patient)
+        assert found and all(f.verdict == 'fine' for f in found), found

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ...preprocess import InputBridge
 from .finding import Finding, fine, look, wrong
 from .patient import Patient
 
@@ -60,11 +59,7 @@ def same_images(patient: Patient) -> Iterator[Finding]:
     if not own or not theirs:
         yield look(check, 'the first layers take no images', 'look at both yourself')
         return
-    bridge = InputBridge(
-        student=patient.model.data_preprocessor,
-        teacher=patient.teacher.data_preprocessor,
-    ).to(inputs.device)
-    expected = bridge(own[0], samples)
+    expected = patient.guide.bridge(own[0], samples)
     text = difference(expected.float(), theirs[0].float())
     yield from _values(patient, own[0], theirs[0])
     if text:

@@ -189,10 +189,6 @@ def admit(
     cfg = reduced(cfg, folder, student=student, images=images)
     findings: list[Finding] = []
     known = True
-    teacher = cfg.model.get('teacher')
-    if isinstance(teacher, str) or (teacher and 'config' not in teacher):
-        text = 'only a run with one teacher, a network of its own, can be looked at'
-        return None, [wrong('teacher', text, 'give the doctor each teacher by itself')]
     while True:
         try:
             with default_scope(cfg):
