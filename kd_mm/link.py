@@ -1,8 +1,9 @@
 """A link: what is compared, and how."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from mmengine.dist import get_world_size
 from mmengine.logging import MMLogger
@@ -53,6 +54,9 @@ class Stage(Protocol):
 
     def finish(self, pair: FeaturePair, criterion: Criterion) -> None:
         """Look at what the last stage left."""
+
+    def suspect(self, logged: Mapping[str, np.ndarray]) -> str:
+        """What is wrong with it by what it logged."""
 
 
 Levels = Annotated[

@@ -20,6 +20,7 @@ FLOORS = (
         'utils.amp',
         'utils.flops',
         'utils.kinds',
+        'utils.metrics',
         'utils.randomness',
         'utils.states',
         'utils.wrappers',

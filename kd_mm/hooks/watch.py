@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 from ..link import Link
 from ..schedule import Progress
+from ..utils.metrics import better_when_higher
 
 FAINT, STRONG = 0.002, 0.998  # shares of the gradient that nobody means
 LASTS = 2  # notes in a row before something is said
@@ -17,7 +18,6 @@ FALLS = 0.01  # part of the link's loss that goes in the first passes, at least
 STEPS = 60  # of a link, before its loss is judged: an epoch may be a few steps
 WORSE = 0.1  # part of the validation metric that may be lost,
 POINTS = 0.03  # and how much of its whole range at least
-HIGHER = ('map', 'ap', 'top', 'accuracy', 'recall', 'precision', 'f1', 'ar', 'miou')
 
 
 class Watch:
@@ -60,15 +60,18 @@ class Watch:
             self._running = self._running or full
             if not full:
                 continue
-            self._share(runner, name, news.get(f'{prefix}_gradient_share'))
+            if link.share is None:  # held links are where they are meant to be
+                self._share(runner, name, news.get(f'{prefix}_gradient_share'))
             self._loss(runner, name, news.get(f'train/loss_kd_{name}'))
-            self._areas(runner, name, news.get(f'{prefix}_area'))
-            self._policy(
-                runner,
-                name,
-                news.get(f'{prefix}_policy_entropy'),
-                news.get(f'{prefix}_policy_strength'),
-            )
+            own = {
+                key.removeprefix(f'{prefix}_'): values
+                for key, values in news.items()
+                if key.startswith(f'{prefix}_') and len(values)
+            }
+            for i, stage in enumerate(link.stages if own else ()):
+                text = stage.suspect(own)
+                if self._lasts(f'{name} stages[{i}]', bool(text)):
+                    self._say(runner, f'{name} stages[{i}]', f'links.{name}: {text}')
 
     def validated(self, runner: Runner, metrics: Mapping[str, Any] | None) -> None:
         """Compare a validation with the one at which the links began.
@@ -78,9 +81,8 @@ class Watch:
             metrics (Mapping): By name; those that are better when higher are known.
         """
         for key, value in (metrics or {}).items():
-            words = key.lower().replace('/', '_').split('_')
-            known = any(word.startswith(HIGHER) for word in words)
-            if known and isinstance(value, int | float) and math.isfinite(value):
+            number = isinstance(value, int | float) and math.isfinite(value)
+            if number and better_when_higher(key):
                 break
         else:
             return
@@ -143,37 +145,6 @@ class Watch:
                 f'links.{name}: its loss {zero} since it began ({first:.4g}, now '
                 f'{last:.4g}): nothing of the teacher arrives; ask '
                 'python -m kd_mm doctor',
-            )
-
-    def _areas(self, runner: Runner, name: str, values: np.ndarray | None) -> None:
-        if values is None or not len(values):
-            return
-        mean = float(values.mean())
-        if self._lasts(f'area {name}', not 0.002 < mean < 0.998):
-            extent = 'nothing' if mean < 0.5 else 'the whole image'
-            self._say(
-                runner,
-                f'area {name}',
-                f'links.{name}: the areas of DAM have collapsed, they are {extent}; '
-                'look at them with kd_mm.DrawSoKDHook',
-            )
-
-    def _policy(
-        self,
-        runner: Runner,
-        name: str,
-        entropy: np.ndarray | None,
-        strength: np.ndarray | None,
-    ) -> None:
-        if entropy is None or strength is None or not len(entropy):
-            return
-        one = float(entropy[-1]) < 0.05 and float(strength[-1]) > 0.1
-        if self._lasts(f'policy {name}', one):
-            self._say(
-                runner,
-                f'policy {name}',
-                f'links.{name}: the policy of DAFA has collapsed, it draws one pair of '
-                'operators only; lower its lr',
             )
 
     def _lasts(self, what: str, holds: bool) -> bool:

@@ -1,8 +1,9 @@
 """What every stage of a link is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -184,6 +185,20 @@ class Stage(nn.Module):
 
     def note(self, runner: Runner, progress: Progress) -> None:
         """After every pass over the data, or more often: keep what plots will show."""
+
+    def suspect(self, logged: Mapping[str, np.ndarray]) -> str:
+        """What is wrong with the stage by what it logged in a pass over the data.
+
+        Said in the log, once, if it holds for two passes in a row.
+
+        Args:
+            logged (Mapping[str, np.ndarray]): Its diagnostics by the names that it gave
+                them, finite values, at least one of each.
+
+        Returns:
+            str: A sentence with the remedy; '' where nothing is.
+        """
+        return ''
 
 
 def recall_after_load(stage: Stage, incompatible: Any) -> None:

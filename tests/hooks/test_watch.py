@@ -4,13 +4,31 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+import torch
 from mmengine.logging import MessageHub
 
 from kd_mm.hooks.watch import Watch
+from kd_mm.pair import FeaturePair
 from kd_mm.schedule import Progress
+from kd_mm.stages import DAFA, DAM
 
 NOW = Progress(1, 10, 10, 100)
 STEPS = 20
+
+
+def dafa(**options):
+    """A stage with a policy."""
+    stage, feature = DAFA(**options), torch.zeros(2, 4, 8, 8)
+    stage.setup(
+        FeaturePair(
+            link='fpn',
+            student=[feature],
+            teacher=[feature],
+            samples=[],
+            image_size=(64, 64),
+        )
+    )
+    return stage
 
 
 class Run:
@@ -24,9 +42,13 @@ class Run:
         self.logger.handlers[0].emit = lambda record: self.said.append(record.msg)
         self.watch = Watch()
         self.runner = SimpleNamespace(message_hub=self.hub, logger=self.logger)
-        criterion = SimpleNamespace(weight=1.0)
-        link = SimpleNamespace(factor=lambda progress: factor, criterion=criterion)
-        self.links = dict(fpn=link)
+        self.link = SimpleNamespace(
+            factor=lambda progress: factor,
+            criterion=SimpleNamespace(weight=1.0),
+            share=None,
+            stages=[dafa(), DAM()],
+        )
+        self.links = dict(fpn=self.link)
         self.watch.begin(self.runner)
 
     def epoch(self, **values):
@@ -74,6 +96,16 @@ def test_each_thing_is_said_once_after_it_lasted(request, wrong, says):
     for _ in range(5):
         run.epoch(**(WELL | wrong))
     assert len(run.said) == 1 and says in run.said[0] and 'links.fpn' in run.said[0]
+
+
+def test_what_cannot_be_otherwise_is_not_said(request):
+    """A share that is held near 0 on request; a policy that has one pair to draw."""
+    run = Run(request.node.name)
+    run.link.share = object()
+    run.link.stages = [dafa(operators=['ShearX', 'Noise'])]
+    for _ in range(5):
+        run.epoch(**WELL | dict(kd_fpn_gradient_share=0.0, kd_fpn_policy_entropy=0.0))
+    assert run.said == []
 
 
 def test_one_bad_epoch_or_one_good_step_is_no_reason(request):

@@ -11,8 +11,8 @@ from mmengine.config import Config
 
 from ...errors import ConfigError
 from ...utils.kinds import is_type
+from ...utils.metrics import better_when_higher
 
-HIGHER = ('mAP', 'top1', 'accuracy', 'AP', 'single-label', 'recall', 'precision')
 MARK = 'kd_mm: '
 
 
@@ -60,7 +60,7 @@ class Run:
             for k, v in row.items()
             if _number(v) and k not in ('step', 'time', 'data_time')
         )
-        return sorted(names, key=lambda n: not any(word in n for word in HIGHER))
+        return sorted(names, key=lambda name: not better_when_higher(name))
 
     def last(self, metric: str) -> float:
         """A validation metric at the end; nan where there is none."""

@@ -1,9 +1,10 @@
 """DAFA: learn how to augment the teacher's features for this student."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from mmengine.dist import all_reduce
 from mmengine.runner import Runner
@@ -340,6 +341,17 @@ class DAFA(Stage):
         for name, parts in self.policy.summary().items():
             for part, value in parts.items():
                 hub.update_scalar(f'{root}/{name}/{part}', value)
+
+    def suspect(self, logged: Mapping[str, np.ndarray]) -> str:
+        entropy, strength = (logged.get(f'policy_{n}') for n in ('entropy', 'strength'))
+        if entropy is None or strength is None or len(self.policy.pairs) == 1:
+            return ''
+        if entropy[-1] >= 0.05 or strength[-1] <= 0.1:
+            return ''
+        return (
+            'the policy of DAFA has collapsed, it draws one pair of operators only; '
+            'lower its lr'
+        )
 
     # ---- checkpoints ----------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """DAM: confine the transfer to areas that student and teacher both care about."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.logging import MMLogger
@@ -255,6 +256,18 @@ class DAM(Stage):
             self._spread = HostCopy(spread)
         self._steps += self.training
         return pair
+
+    def suspect(self, logged: Mapping[str, np.ndarray]) -> str:
+        if 'area' not in logged:
+            return ''
+        mean = float(logged['area'].mean())
+        if 0.002 < mean < 0.998:
+            return ''
+        extent = 'nothing' if mean < 0.5 else 'the whole image'
+        return (
+            f'the areas of DAM have collapsed, they are {extent}; look at them with '
+            'kd_mm.DrawSoKDHook'
+        )
 
     def after_train_iter(self, runner: Runner) -> None:
         """Warn of heads that say the same everywhere."""
