@@ -62,9 +62,8 @@ AUTO = 'auto'
 OF_STAGES = ('at', 'review')  # compare several stages of a classifier's backbone
 NAMES = tuple(sorted({AUTO, 'crd', *_MAPS, *_LOGITS}))
 
-# Stages behind which the widths agree, and criteria that ask for no widths.
+# Stages behind which the widths agree.
 _RECONCILE = ('ConvAdapter', 'ChannelAlign', 'DPK', 'MGD', 'ReviewKD', 'OFD')
-_NO_WIDTHS = ('ATLoss', 'SPLoss')
 _TEACHERS = ('ChannelAlign', 'OFD', 'DAFA')  # change the teacher's side, come first
 
 
@@ -221,7 +220,7 @@ def _in_order(link: dict, levels: list[tuple[Level, Level]]) -> list[dict]:
         is_type(s, *_RECONCILE) and len(s.get('levels') or levels) == len(levels)
         for s in own
     )
-    if differ and not agree and not is_type(link['criterion'], *_NO_WIDTHS):
+    if differ and not agree and MODELS.get(link['criterion']['type']).same_shape:
         rest.insert(0, dict(type='kd_mm.ConvAdapter'))
     return [*front, *teachers, *rest]
 

@@ -24,7 +24,6 @@ class AnchorCriterion(Criterion):
         raise NotImplementedError
 
     def total(self, pair: FeaturePair) -> Tensor:
-        self.check_shapes(pair)
         terms = [
             self.terms(s.float(), t.float())
             for s, t in zip(pair.student, pair.teacher, strict=True)

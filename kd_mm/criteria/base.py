@@ -101,13 +101,13 @@ class Criterion(nn.Module):
     def forward(self, pair: FeaturePair) -> Tensor:
         """Weighted sum over the levels of ``pair``."""
         self.accept(pair)
+        if self.same_shape:
+            self.check_shapes(pair)
         with torch.autocast(pair.student[0].device.type, enabled=False):
             return self.weight * self.total(pair)
 
     def total(self, pair: FeaturePair) -> Tensor:
         """Sum over the levels of ``pair``, not weighted yet; autocast is off."""
-        if self.same_shape:
-            self.check_shapes(pair)
         terms = [
             self._level(s.float(), t.float(), w)
             for s, t, w in zip(pair.student, pair.teacher, pair.weight, strict=True)

@@ -110,7 +110,7 @@ class CRDLoss(Criterion):
 
     reads_labels = True
 
-    weighted = False
+    weighted = same_shape = False
     sees_channel_order = False  # both sides are projected by layers that learn
     layouts = (VECTOR,)
 

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from mmcv.cnn import ContextBlock
 from torch import Tensor, nn
 
-from ..errors import ConfigError
 from ..options import NonNegative, Positive, checked
-from ..pair import MAP, FeaturePair, remedy
+from ..pair import MAP, FeaturePair
 from ..registry import MODELS
 from ..utils.boxes import boxes_in_cells, cells_inside
 from .base import Criterion
@@ -131,11 +130,6 @@ class FGDLoss(Criterion):
         for level, (student, teacher) in enumerate(
             zip(pair.student, pair.teacher, strict=True)
         ):
-            if student.shape != teacher.shape:
-                raise ConfigError(
-                    f'FGDLoss compares equal shapes, got {pair.shapes()}; '
-                    f'{remedy(student, teacher)}'
-                )
             masks = focal_masks(
                 pair.samples, pair.image_size, student.shape[2:], student.device
             )

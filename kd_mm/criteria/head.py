@@ -123,7 +123,6 @@ class HeadLoss(Criterion):
         return parts
 
     def total(self, pair: FeaturePair) -> Tensor:
-        self.check_shapes(pair)
         parts = self._branches(pair)
         boxes = [self._terms(part, parts[1]) for part in self.boxes]
         certain = [

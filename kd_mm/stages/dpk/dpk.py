@@ -1,7 +1,6 @@
 """DPK: part of the teacher's feature is the student's input."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Annotated, Any, Literal
 
 import torch
@@ -9,7 +8,6 @@ import torch.nn.functional as F
 from mmengine.dist import all_gather, get_rank, get_world_size
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ...diagnostics import HostCopy
 from ...errors import ConfigError
@@ -17,6 +15,7 @@ from ...options import Count, Fraction, Natural, Rule, checked
 from ...pair import MAP, FeaturePair, check_layouts
 from ...registry import MODELS
 from ...schedule import Progress
+from ...utils.flops import Flops
 from ..base import Stage, recall_after_load
 from .cka import cka, with_earlier
 from .prior_net import PriorNet, Size
@@ -278,23 +277,11 @@ def describe(where: str, net: PriorNet, student: Tensor, teacher: Tensor) -> Non
     """Log parameters, and FLOPs of one image of the trial."""
     rows, columns = net.grid(*student.shape[2:])
     order = torch.arange(rows * columns)[None]
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter, _attention_in_steps():
+    with torch.no_grad(), Flops() as counter:
         net(student[:1].detach(), teacher[:1], order, rows * columns // 2)
     parameters = sum(p.numel() for p in net.parameters())
     MMLogger.get_current_instance().info(
         f'{where}: {parameters / 1e6:.2f} M parameters, '
-        f'{counter.get_total_flops() / 1e9:.3f} GFLOPs for a map of '
+        f'{counter.total / 1e9:.3f} GFLOPs for a map of '
         f'{tuple(student.shape[2:])}, while training only'
     )
-
-
-def _attention_in_steps() -> AbstractContextManager:
-    """As matrix products: the counter does not know the fused attention of a CPU."""
-    try:
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-    except ImportError:  # before PyTorch 2.3
-        return torch.backends.cuda.sdp_kernel(
-            enable_flash=False, enable_mem_efficient=False
-        )
-    return sdpa_kernel(SDPBackend.MATH)
