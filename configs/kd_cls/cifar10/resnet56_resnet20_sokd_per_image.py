@@ -1,5 +1,5 @@
 _base_ = [
     '../_base_/pairs/cifar10/resnet56_resnet20.py',
-    '../_base_/links/sokd_per_image.py',
+    '../_base_/links/sokd_stable.py',
 ]
-model = dict(links={{_base_.links}})
+model = dict(links={{_base_.per_image}})
