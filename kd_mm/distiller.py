@@ -184,13 +184,19 @@ class Distiller(nn.Module):
                 watch = self.shares[name].watch
                 pair.student = watch(pair.student, self.share_interval)
             out.update(self.links[name](pair, factors[name] if share is None else 1.0))
-            value = (share or self.shares[name]).value
-            if value is not None:
-                out[f'kd_{name}_gradient_share'] = value
-            if share is not None:
-                weight = self.links[name].criterion.weight
-                out[f'kd_{name}_weight'] = weight * share.weight
-                out[f'kd_{name}_agreement'] = share.agreement.clone()
+            if self.measuring:
+                out.update(self._measured(name))
+        return out
+
+    def _measured(self, name: str) -> dict[str, Tensor]:
+        """What gradients have said of a link so far."""
+        share, prefix = self.links[name].share, f'kd_{name}'
+        value = (share or self.shares[name]).value
+        out = {} if value is None else {f'{prefix}_gradient_share': value}
+        if share is not None:
+            weight = self.links[name].criterion.weight
+            out[f'{prefix}_weight'] = weight * share.weight
+            out[f'{prefix}_agreement'] = share.agreement.clone()
         return out
 
     def _hold_shares(

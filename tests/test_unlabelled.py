@@ -134,6 +134,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, extra):
     second.train()
     expected, got = (r.model.state_dict() for r in (whole, second))
     assert all(torch.equal(value, got[key]) for key, value in expected.items())
+    # the gradient's share is measured beside the task's, not repeated for these
+    names = whole.message_hub.log_scalars
+    assert any(name.endswith('_share') for name in names)
+    assert not any(name.endswith('_share_unlabelled') for name in names)
     log = whole.message_hub.get_scalar('train/loss_kd_fpn_unlabelled')
     assert len(log.data[0]) == 8 and float(log.current()) > 0
 
