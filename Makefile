@@ -27,11 +27,11 @@ test: env  ## run the tests (all but those that need a GPU)
 test-fast: env  ## run the tests that take no more than a few seconds each
 	@$(PYTEST) -m "not gpu and not slow and not dist" $(ARGS)
 
-gain: env  ## what distillation gains: docs/results.md (what is there already is kept; hours)
+gain: env  ## what distillation gains: docs/results (what is there already is kept; hours)
 	@$(PY) benchmarks/gain.py digits $(ARGS)
 	@$(PY) benchmarks/gain.py digits-cls $(ARGS)
 
-cost: env  ## what it costs: docs/results.md (an hour on a machine that does nothing else)
+cost: env  ## what it costs: docs/results/cost.md (an hour on a machine that does nothing else)
 	@$(PY) benchmarks/cost.py
 	@$(PY) benchmarks/cost_profile.py
 	@$(PY) benchmarks/fast_teacher.py

@@ -5,7 +5,7 @@
 
 ResNet-56 to ResNet-20 on 128 training images of the CIFAR-10 subset, for a student that
 starts from nothing and for the public one (checkpoints/cifar10, data/cifar10). Rows go
-to benchmarks/results/first_share.json, the table to docs/results.md.
+to benchmarks/results/first_share.json, the table to docs/results/classification.md.
 """
 
 import json

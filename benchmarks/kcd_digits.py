@@ -7,7 +7,7 @@ The student alone, and adapter-free distillation with every transform of the tea
 channels, over several seeds. Runs of one seed start from the same weights and see the
 same batches. `identity` is what the criterion does without KCD; it begins when the
 fitted maps do. Rows that are in the result file already are not run again; with every
-new one docs/results.md is brought up to date.
+new one the pages of results are brought up to date.
 """
 
 import argparse

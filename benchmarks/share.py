@@ -10,7 +10,7 @@
 Every host runs at its weight times 0.01, 0.1, 1, 10 and 100, as it is and with
 `share=0.8`, with every seed. As in gain.py a row that is in
 benchmarks/results/share_SUITE.json is not run again, and several processes may share a
-suite if they are given other hosts or seeds. The tables of docs/results.md are brought
+suite if they are given other hosts or seeds. The tables of docs/results/ are brought
 up to date at the end.
 """
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Fill the tables of docs/*.md from benchmarks/results/*.json.
+"""Fill the tables of docs/**/*.md from benchmarks/results/*.json.
 
     python benchmarks/tables.py            # writes the pages
     python benchmarks/tables.py --check    # exit code 1 if that would change one
@@ -27,6 +27,9 @@ without and with `share` (benchmarks/share.py).
 With `columns`, the rows are shown as they are; with `count`, how many rows have which
 value of that key. `at` names the entry of the file that
 holds the rows, where it is not a list itself.
+
+With `answers`, the paired difference that answers each question of the file
+benchmarks/answers.json, and what it says: yes or no from three standard errors on.
 """
 
 import argparse
@@ -39,10 +42,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ('results', 'methods', 'families', 'troubleshooting')
-PAGES = [ROOT / 'docs' / f'{name}.md' for name in NAMES]
+PAGES = sorted((ROOT / 'docs').rglob('*.md'))
 RESULTS = ROOT / 'benchmarks' / 'results'
 PUBLISHED = ROOT / 'benchmarks' / 'published.json'
+QUESTIONS = ROOT / 'benchmarks' / 'answers.json'
 SETTINGS = (
     'criterion', 'share', 'pair', 'student', 'teacher', 'images', 'before', 'epochs',
 )  # fmt: skip
@@ -62,6 +65,8 @@ def block(marker: str, results: Path) -> str:
     rows = json.loads(path.read_text()) if path.is_file() else []
     if at := options.pop('at', None):
         rows = rows[at] if rows else []
+    if options.pop('answers', None):
+        return table(*answers(results))
     if 'columns' in options:
         return listed(rows, **options)
     if 'count' in options:
@@ -83,6 +88,49 @@ def differences(rows: list[dict], *, key: str, pairs: str, metric: str) -> str:
         lines.append([method, host, seeds, gain])
     head = f'difference in {metric} (± standard error)'
     return table([key, 'beside', 'seeds', head], lines)
+
+
+def gains(
+    rows: list[dict], method: str, host: str, metric: str, key: str = 'method'
+) -> list[float]:
+    """Differences of two methods, seed by seed."""
+    done = [row for row in rows if metric in row]
+    own, base = (
+        {row['seed']: row[metric] for row in done if row[key] == name}
+        for name in (method, host)
+    )
+    return [own[seed] - base[seed] for seed in own if seed in base]
+
+
+def answers(results: Path) -> tuple[list[str], list[list[str]]]:
+    """Heads and lines of the questions, blank where nothing was run."""
+    lines = []
+    for asked in json.loads(QUESTIONS.read_text()):
+        path = results / f'{asked["file"]}.json'
+        rows = json.loads(path.read_text()) if path.is_file() else []
+        rows = [row for row in rows if asked.get('where', {}).items() <= row.items()]
+        found = gains(rows, asked['method'], asked['beside'], asked['metric'])
+        cells = ['', '', '']
+        if found:
+            cells = [str(len(found)), f'{statistics.mean(found):+.2f}', 'one seed']
+        if len(found) > 1:
+            error = statistics.stdev(found) / len(found) ** 0.5
+            cells[1:] = [f'{cells[1]} ± {error:.2f}', verdict(found, error)]
+        pair = f'{asked["method"]} - {asked["beside"]}'
+        link = f'[{asked["asks"]}]({asked["page"]})'
+        lines.append([link, pair, *cells])
+    heads = ['question', 'compared', 'seeds', 'mAP or top-1, points']
+    return [*heads, 'answer'], lines
+
+
+def verdict(found: list[float], error: float) -> str:
+    """What a mean of paired differences says; see benchmarks/plan.md."""
+    mean = statistics.mean(found)
+    if len(found) < 5:
+        return 'too few seeds'
+    if abs(mean) >= 3 * error:
+        return '**yes**' if mean > 0 else '**no, it costs**'
+    return 'a hint' if mean >= 2 * error else 'no difference seen'
 
 
 def listed(rows: list[dict], *, columns: str) -> str:
@@ -174,19 +222,15 @@ def summary(
         if failed:
             return [name, f'0 ({failed} failed)', *[''] * (len(metrics.split(',')) + 1)]
         return [name, *[''] * (len(metrics.split(',')) + 2)]
-    base = {
-        row['seed']: row for row in rows if row[key] == baseline and 'failed' not in row
-    }
     first = metrics.split(',')[0]
-    pairs = [] if name == baseline else [s for s in own if s in base]
-    gains = [own[seed][first] - base[seed][first] for seed in pairs]
+    found = [] if name == baseline else gains(rows, name, baseline, first, key)
     paired = ''
-    if gains:
-        paired = f'{statistics.mean(gains):+.2f}'
-        if len(gains) > 1:
-            paired += f' ± {statistics.stdev(gains) / len(gains) ** 0.5:.2f}'
-        if len(gains) < len(own):
-            paired += f' ({len(gains)} pairs)'
+    if found:
+        paired = f'{statistics.mean(found):+.2f}'
+        if len(found) > 1:
+            paired += f' ± {statistics.stdev(found) / len(found) ** 0.5:.2f}'
+        if len(found) < len(own):
+            paired += f' ({len(found)} pairs)'
     means = [spread([row[m] for row in own.values()]) for m in metrics.split(',')]
     seeds = f'{len(own)} ({failed} failed)' if failed else str(len(own))
     return [name, seeds, *means, paired]

@@ -22,7 +22,7 @@ OWN = 10.0  # what enters a link, for its own modules, in parts of the task's gr
 BOUND = math.log(1e6)  # of the multiplier, both ways
 SPEED = 0.5  # of the way to what was measured last
 LIMIT = math.log(4.0)  # on one such step, but the first
-AGREES = 0.1  # cosine of the two gradients; see docs/results.md
+AGREES = 0.1  # cosine of the two gradients; see docs/results/automatic.md
 SETTLED = 16  # steps of a link in which its modules' own factor is found
 
 

@@ -8,7 +8,7 @@ import toys
 from helpers import build, detection_batch, distill_cfg, fitnet, losses_of
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 
 
 def test_the_example_of_a_new_stage_runs():
@@ -27,7 +27,9 @@ def test_the_example_of_a_new_stage_runs():
     assert float(hidden['loss_kd_fpn']) != float(shown['loss_kd_fpn'])
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    'page', PAGES, ids=lambda page: page.relative_to(ROOT).as_posix()
+)
 def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r'\]\((?!http)([^)#]+)', page.read_text()):
         assert (page.parent / target).exists(), target

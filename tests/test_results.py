@@ -29,12 +29,13 @@ def test_the_pages_are_what_the_script_writes(tables, tmp_path):
     texts, results = [page.read_text() for page in tables.PAGES], tables.RESULTS
     if git('status', '--porcelain', 'benchmarks/results'):
         # a benchmark is adding rows: what counts is what is committed
-        texts = [git('show', f'HEAD:docs/{page.name}') for page in tables.PAGES]
+        names = [page.relative_to(ROOT).as_posix() for page in tables.PAGES]
+        texts = [git('show', f'HEAD:{name}') for name in names]
         results = tmp_path
         for name in git('ls-tree', '--name-only', 'HEAD:benchmarks/results').split():
             content = git('show', f'HEAD:benchmarks/results/{name}')
             (tmp_path / name).write_text(content)
-    assert '<!-- table: kcd_digits' in texts[0]
+    assert any('<!-- table: kcd_digits' in text for text in texts)
     for text in texts:
         assert text == tables.fill(text, results), 'run python benchmarks/tables.py'
 
@@ -115,3 +116,28 @@ def test_pairs_are_differences_to_the_own_host(tables, tmp_path):
     text = tables.fill(f'{marker}<!-- /table -->\n', tmp_path)
     assert '| b | a | 3 | +4.00 ± 1.00 (2 pairs) |' in text
     assert '| c | a |  |  |' in text
+
+
+def test_an_answer_is_yes_from_three_standard_errors_on(tables):
+    far, near = [4.0, 5.0, 4.5, 5.5, 4.0], [1.0, -1.0, 2.0, 0.0, 0.5]
+
+    def said(values):
+        spread = tables.statistics.stdev(values) / len(values) ** 0.5
+        return tables.verdict(values, spread)
+
+    assert said(far) == '**yes**' and said([-v for v in far]) == '**no, it costs**'
+    assert said(near) == 'no difference seen' and said(far[:4]) == 'too few seeds'
+    assert said([3.0, 1.0, 0.0, 2.0, 3.0, 0.2]) == 'a hint'
+
+
+def test_an_answer_is_paired_and_blank_where_nothing_was_run(tables, tmp_path):
+    asked = json.loads(tables.QUESTIONS.read_text())
+    rows = [
+        dict(asked[0].get('where', {}), method=method, seed=seed, mAP=value)
+        for seed in range(5)
+        for method, value in ((asked[0]['method'], 3.0 + seed), (asked[0]['beside'], 1))
+    ]
+    (tmp_path / f'{asked[0]["file"]}.json').write_text(json.dumps(rows))
+    _, lines = tables.answers(tmp_path)
+    assert lines[0][2:] == ['5', '+4.00 ± 0.71', '**yes**']
+    assert all(line[2:] == ['', '', ''] for line in lines if line[0] != lines[0][0])

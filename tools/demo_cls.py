@@ -102,7 +102,9 @@ def show(results: dict, out: Path) -> None:
         step = f'{row["seconds_per_step"]:.3f}'
         table.add_row(name, f'{row["top1"]:.1f} %', thousands, step)
     console.print(table)
-    console.print('One seed of each; docs/results.md has five, and all methods.')
+    console.print(
+        'One seed of each; docs/results/classification.md has nine, and all methods.'
+    )
     console.print(f'Curves: {out / "curves.png"}')
 
 

@@ -24,7 +24,7 @@ dam_fpn = dict(fpn=dict(stages=[_adapter, _dam], criterion=_mse, **_fpn))
 
 # As we would use it: without ChannelShuffle and ChannelDrop, which undo what dense
 # features are compared for; a policy that begins after an epoch; areas learnt from the
-# boxes: alone their heads collapse (docs/results.md).
+# boxes: alone their heads collapse (docs/results/methods.md).
 _operators = [
     'ShearX', 'ShearY', 'TranslateX', 'TranslateY', 'Rotate', 'Cutout', 'Noise']
 _stable_dafa = dict(type='kd_mm.DAFA', search_epochs=4, operators=_operators)

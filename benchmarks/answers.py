@@ -1,0 +1,40 @@
+#!/usr/bin/env python
+"""Draws docs/images/answers.png: what each question of answers.json came to.
+
+python benchmarks/answers.py
+"""
+
+import json
+import statistics
+
+import matplotlib
+from gain import read
+from matplotlib import pyplot as plt
+from tables import QUESTIONS, RESULTS, ROOT, gains
+
+matplotlib.use('Agg')
+
+
+def main() -> None:
+    names, means, errors = [], [], []
+    for asked in json.loads(QUESTIONS.read_text()):
+        rows = read(RESULTS / f'{asked["file"]}.json')
+        rows = [row for row in rows if asked.get('where', {}).items() <= row.items()]
+        found = gains(rows, asked['method'], asked['beside'], asked['metric'])
+        if len(found) > 1:
+            names.append(f'{asked["method"]} - {asked["beside"]}')
+            means.append(statistics.mean(found))
+            errors.append(3 * statistics.stdev(found) / len(found) ** 0.5)
+    figure, axes = plt.subplots(
+        figsize=(8, 0.8 + 0.36 * len(names)), layout='constrained'
+    )
+    axes.axvline(0, color='0.6', linewidth=1)
+    axes.errorbar(means, names, xerr=errors, fmt='o', color='tab:blue', capsize=3)
+    axes.set_xlabel('points of mAP or top-1; bars are three standard errors')
+    axes.invert_yaxis()
+    axes.grid(axis='x', alpha=0.3)
+    figure.savefig(ROOT / 'docs/images/answers.png', dpi=110)
+
+
+if __name__ == '__main__':
+    main()
