@@ -9,7 +9,7 @@
 Runs of one seed start from the same weights and see the same batches, so methods are
 compared seed by seed. A row that is in benchmarks/results/SUITE.json is not run again;
 several processes may share a suite (each takes what is not there when it looks). A run
-that fails leaves a row that says so. The pages of results are brought up to date at the end.
+that fails leaves a row that says so. The tables of docs are refreshed at the end.
 """
 
 import argparse

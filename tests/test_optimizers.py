@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 import kd_mm.utils.amp  # noqa: F401  registers CPUAmpOptimWrapper
 from kd_mm.errors import ConfigError
+from kd_mm.optimizers import fusible
 
 ADAMW = dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), weight_decay=1e-2)
 NAME = 'kd_mm.DistillerOptimWrapperConstructor'
@@ -58,6 +59,23 @@ def test_each_side_takes_the_step_of_its_optimiser():
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter, named[name], msg=name)
     assert list(model.state_dict()) == list(twin.state_dict())
+
+
+def test_one_pass_over_the_parameters_where_there_is_one():
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    try:
+        torch.optim.AdamW([parameter], fused=True)
+        there = True
+    except RuntimeError:  # older PyTorch on a CPU
+        there = False
+    assert fusible(ADAMW, parameter) == there
+    assert not fusible(dict(ADAMW, fused=False), parameter)
+    assert not fusible(dict(ADAMW, foreach=True), parameter)
+    assert not fusible(dict(type='Adadelta', lr=1.0), parameter)  # has none
+    model = build(distill_cfg(toys.retinanet(), toys.retinanet()))
+    pair = build_optim_wrapper(model, wrapper_cfg()).optimizer
+    fused = [group.get('fused') for group in pair.both[1].param_groups]
+    assert all(value is True for value in fused) == there
 
 
 @pytest.mark.parametrize('kind', ['OptimWrapper', 'CPUAmpOptimWrapper'])
