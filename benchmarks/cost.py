@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
@@ -74,6 +74,7 @@ def first_step(bench: Bench) -> dict[str, float]:
 def report(path: Path, *, batch: int, size: tuple[int, int], args) -> dict:
     """One row: a config's times, ratios and memory."""
     cfg = Config.fromfile(path)
+    cfg.merge_from_dict(args.cfg_options or {})
     data = random_batch(batch, size, args.device)
     bench = Bench(cfg, data=data, device=args.device)
     first = first_step(bench)
@@ -83,7 +84,7 @@ def report(path: Path, *, batch: int, size: tuple[int, int], args) -> dict:
     memory = bench.memory(args.device)
     extra = sum(p.numel() for p in bench.distilled.distiller.parameters())
     row = dict(
-        config=path.stem,
+        config=' '.join([path.stem, *(f'({name})' for name in args.named)]),
         batch=batch,
         size=f'{size[0]} x {size[1]}',
         turns=args.repeats,
@@ -113,6 +114,10 @@ def report(path: Path, *, batch: int, size: tuple[int, int], args) -> dict:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('configs', nargs='*', help='default: a list of shipped ones')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    parser.add_argument(
+        '--named', nargs='*', default=[], help='what the options do, for the table'
+    )
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--repeats', type=int, default=15)
     parser.add_argument(

@@ -1,5 +1,6 @@
 """What the cost benchmarks time: a distilled model, its student and its teacher."""
 
+import copy
 import itertools
 import json
 import statistics
@@ -11,6 +12,7 @@ import torch
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import MessageHub
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -19,8 +21,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import kd_mm  # noqa: F401  makes `kd_mm::` known to MMEngine
+from kd_mm.optimizers import OptimizerPair
 from kd_mm.stages import DAFA, ChannelAlign
 from kd_mm.trial import trial_samples
+from kd_mm.utils.export import without_own_optimizer
 from kd_mm.utils.kinds import default_scope
 
 OBJECTS = 5  # in an image
@@ -69,6 +73,19 @@ def random_batch(
     return torch.randn(batch_size, 3, *size, device=device), samples
 
 
+def optimizer(cfg: Config, model: nn.Module) -> OptimWrapper:
+    """The config's, in fp32, with a rate at which next to nothing changes."""
+    sgd = ConfigDict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
+    own = copy.deepcopy(cfg.get('optim_wrapper', sgd))
+    own.type = 'OptimWrapper'
+    if not hasattr(model, 'distiller'):
+        without_own_optimizer(own)
+    wrapper = build_optim_wrapper(model, own)
+    for group in wrapper.optimizer.param_groups:
+        group['lr'] = 1e-6
+    return wrapper
+
+
 class Bench:
     """The steps of one config, each a call without arguments.
 
@@ -99,8 +116,7 @@ class Bench:
         self.built = time.perf_counter() - began - self.built_plain
         self.data = data
         self.optimizers = {
-            id(m): torch.optim.SGD(m.parameters(), lr=1e-6, momentum=0.9)
-            for m in (self.plain, self.distilled)
+            id(model): optimizer(cfg, model) for model in (self.plain, self.distilled)
         }
         self.stages = [
             s for link in self.distilled.distiller.links.values() for s in link.stages
@@ -121,10 +137,7 @@ class Bench:
     def step(self, model: nn.Module) -> None:
         """Forward, backward, update."""
         loss, _ = model.parse_losses(model(*self.data, mode='loss'))
-        optimizer = self.optimizers[id(model)]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        self.optimizers[id(model)].update_params(loss)
 
     @torch.no_grad()
     def teacher(self):
@@ -180,7 +193,9 @@ class Bench:
 
     def held(self, model: nn.Module) -> int:
         """Bytes that stay from step to step: weights and the optimiser's state."""
-        states = self.optimizers[id(model)].state.values()
+        own = self.optimizers[id(model)].optimizer
+        both = own.both if isinstance(own, OptimizerPair) else [own]
+        states = [state for one in both for state in one.state.values()]
         kept = (v for state in states for v in state.values() if torch.is_tensor(v))
         return size_of([*model.parameters(), *model.buffers(), *kept])
 

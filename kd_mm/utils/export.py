@@ -58,7 +58,7 @@ def plain_student(cfg: Config) -> Config:
             hook for hook in values['custom_hooks'] if not mentions(hook, 'kd_mm')
         ]
     values.pop('unlabelled_dataloader', None)
-    _without_constructor(values.get('optim_wrapper'))
+    without_own_optimizer(values.get('optim_wrapper'))
     parts = _parts(model)
     for key in [k for k in values if k not in RUNNER_KEYS]:
         if mentions(values[key], 'kd_mm') or values[key] in parts:
@@ -81,7 +81,7 @@ def _parts(model):
     return found
 
 
-def _without_constructor(wrapper):
+def without_own_optimizer(wrapper):
     """Drop the optimiser of the distiller, which a plain student does not have."""
     constructor = dict(type=(wrapper or {}).get('constructor'))
     if is_type(constructor, 'kd_mm.DistillerOptimWrapperConstructor'):

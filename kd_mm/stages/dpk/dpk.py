@@ -1,6 +1,7 @@
 """DPK: part of the teacher's feature is the student's input."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, Literal
 
 import torch
@@ -75,6 +76,12 @@ class DPK(Stage):
         positions (str): 'random', or 'energy': where the teacher's feature is
             largest. Defaults to 'random'.
         seed (int): Of the positions. Defaults to 0.
+        dtype (str, optional): 'bf16' to compute the modules in; weights and the map
+            that comes out stay as they are. Defaults to None: as the surroundings, so
+            in half precision under AMP.
+        checkpoint (bool): Whether the backward pass computes every transformer block
+            once more instead of keeping what is inside, for a third more time of the
+            modules. Defaults to False.
 
     Shapes:
         student ``(N, Cs, H, W)``, teacher ``(N, Ct, H, W)`` -> student
@@ -102,11 +109,13 @@ class DPK(Stage):
         images: Images = 16,
         positions: Literal['random', 'energy'] = 'random',
         seed: Natural = 0,
+        dtype: Literal['bf16'] | None = None,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         self.levels, self.ratio, self.bounds = levels, ratio, tuple(bounds)
         self.fallback, self.images, self.positions = fallback, images, positions
-        self.seed = seed
+        self.seed, self.dtype, self.checkpoint = seed, dtype, checkpoint
         self.wanted = dict(patch=patch, encoder=encoder, decoder=decoder)
         self.nets = nn.ModuleDict()
         self.register_buffer('steps', torch.tensor(0))
@@ -130,6 +139,7 @@ class DPK(Stage):
                 patch=sizes['patch'][i],
                 encoder=Size(*sizes['encoder'][i]),
                 decoder=Size(*sizes['decoder'][i]),
+                checkpoint=self.checkpoint,
             )
             self.nets[str(level)] = net
             describe(f'links.{pair.link}: DPK level {level}', net, student, teacher)
@@ -161,7 +171,9 @@ class DPK(Stage):
             rows, columns = net.grid(*student.shape[2:])
             count = int(ratios[i] * rows * columns)
             order = self._order(teacher, net, level)
-            pair.student[level] = net(student, teacher, order, count)
+            with precision(student, self.dtype):
+                rebuilt = net(student, teacher, order, count)
+            pair.student[level] = rebuilt.to(student.dtype) if self.dtype else rebuilt
             pair.logs[f'ratio_{level}'] = torch.tensor(ratios[i])
             if self.training and self.ratio in ('cka', 'cosine'):
                 alike = self._alike(level, student.detach(), teacher)
@@ -250,6 +262,13 @@ class DPK(Stage):
         newest = together[: self.images]
         memory[: len(newest)] = newest
         return together
+
+
+def precision(like: Tensor, dtype: str | None) -> AbstractContextManager:
+    """What modules compute in; without a dtype as the surroundings do."""
+    if dtype is None:
+        return nullcontext()
+    return torch.autocast(like.device.type, dtype=torch.bfloat16)
 
 
 def bounded(ratio: Tensor, bounds: tuple[float, ...], fallback: float) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class Block(nn.Module):
     Args:
         dim (int): Width.
         heads (int): Attention heads.
+        checkpoint (bool): Whether the backward pass computes it once more instead of
+            keeping what is inside. Defaults to False.
     """
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, *, checkpoint: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.checkpoint = heads, checkpoint
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(dim))
@@ -38,6 +41,13 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, T, D)`` -> ``(N, T, D)``."""
+        if self.checkpoint and torch.is_grad_enabled():
+            return checkpoint(
+                self._block, x, use_reentrant=False, preserve_rng_state=False
+            )
+        return self._block(x)
+
+    def _block(self, x: Tensor) -> Tensor:
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(self.norm1(x), self.qkv.weight, bias)
         q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -58,12 +68,25 @@ class PriorNet(nn.Module):
         patch (int): Side of a token in cells.
         encoder (Size): Of both encoders; they do not share weights.
         decoder (Size): Of the decoder.
+        checkpoint (bool): Of the blocks, see :class:`Block`. Defaults to False.
     """
 
     def __init__(
-        self, *, student: int, teacher: int, patch: int, encoder: Size, decoder: Size
+        self,
+        *,
+        student: int,
+        teacher: int,
+        patch: int,
+        encoder: Size,
+        decoder: Size,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
+
+        def blocks(size: Size) -> list[Block]:
+            own = range(size.depth)
+            return [Block(size.dim, size.heads, checkpoint=checkpoint) for _ in own]
+
         self.patch, self.dims = patch, (encoder.dim, decoder.dim)
         self.embed = nn.ModuleDict(
             dict(
@@ -73,16 +96,13 @@ class PriorNet(nn.Module):
         )
         self.encoders = nn.ModuleDict(
             {
-                side: nn.Sequential(
-                    *(Block(encoder.dim, encoder.heads) for _ in range(encoder.depth)),
-                    nn.LayerNorm(encoder.dim),
-                )
+                side: nn.Sequential(*blocks(encoder), nn.LayerNorm(encoder.dim))
                 for side in ('student', 'teacher')
             }
         )
         self.project = nn.Linear(encoder.dim, decoder.dim, bias=False)
         self.decoder = nn.Sequential(
-            *(Block(decoder.dim, decoder.heads) for _ in range(decoder.depth)),
+            *blocks(decoder),
             nn.LayerNorm(decoder.dim),
             nn.Linear(decoder.dim, teacher * patch * patch),
         )

@@ -244,6 +244,42 @@ def test_trains_under_amp():
     assert stage.ratios.isfinite().all() and stage.ratios.dtype == torch.float32
 
 
+def step_of(**kwargs):
+    """What one step gives, from the same weights: the map and all gradients."""
+    torch.manual_seed(0)
+    pair = make_pair()
+    stage = ready(pair, ratio=0.5, **kwargs)
+    for parameter in stage.parameters():  # positions alone would hide an error
+        torch.nn.init.normal_(parameter, std=0.2)
+    student = pair.student[0]
+    out = stage(pair).student[0]
+    out.square().mean().backward()
+    return [out, student.grad, *(p.grad for p in stage.parameters())]
+
+
+def test_checkpointing_changes_memory_alone():
+    kept, again = step_of(), step_of(checkpoint=True)
+    assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
+    pair = make_pair()
+    stage = ready(pair, checkpoint=True)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: saved.append(t.shape) or t, lambda t: t
+    ):
+        stage(pair)
+    wide = [shape for shape in saved if shape and shape[-1] == 4 * 16]
+    assert not wide  # nothing of the inner layers is kept
+
+
+def test_modules_in_bf16_without_amp():
+    full, half = step_of(), step_of(dtype='bf16')
+    assert all(tensor.dtype == torch.float32 for tensor in half)
+    for a, b in zip(full, half, strict=True):
+        error = float((a - b).norm() / a.norm().clamp(min=1e-12))
+        assert error < 0.05
+    assert not torch.equal(full[0], half[0])
+
+
 def test_resumes_bit_for_bit(tmp_path):
     cfg = detector(images=6)
     whole = runner(cfg, tmp_path / 'whole', epochs=2)
