@@ -14,6 +14,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
 from .auto import AUTO, check_method, find_links
+from .colours import plain_batch
 from .distiller import Distiller
 from .errors import ConfigError, nearest, within
 from .hooks.distill_hook import attach_to_runners
@@ -26,7 +27,7 @@ from .rehearsal import check_features, refuse_other_inputs, rehearse
 from .share import ratios
 from .sizes import channels
 from .student import check_built, check_loss, check_saved, without_distiller
-from .taps import Tap, Taps
+from .taps import Recording, Tap, Taps
 from .teacher import inherit
 from .teachers import Teachers, named, network_of
 from .toolboxes import check_installed
@@ -56,9 +57,7 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
             losses = self._student_loss(inputs, data_samples, *args)
             added = distiller.idle(inputs, factors) | self._without_labels(moment)
             return self._watched(losses, added)
-        teacher = distiller.teachers(
-            inputs, data_samples, distiller.specs('teacher', factors)
-        )
+        teacher = self._taught(inputs, data_samples, factors)
         specs = distiller.specs('student', factors)
         with distiller.taps['student'].record(self, specs=specs) as student:
             losses = self._student_loss(inputs, data_samples, *args)
@@ -66,6 +65,16 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
         added = distiller(student, teacher, data_samples, size, factors)
         added |= distiller.idle(inputs, factors) | self._without_labels(moment)
         return self._watched(losses, added)
+
+    def _taught(
+        self, inputs: Tensor, samples: Sequence[Any], factors: dict[str, float]
+    ) -> Recording:
+        """What the teachers make of a batch."""
+        teachers, plain = self.distiller.teachers, None
+        if teachers.plain_colours:
+            plain = plain_batch(self.data_preprocessor, samples, inputs)
+        specs = self.distiller.specs('teacher', factors)
+        return teachers(inputs, samples, specs, plain)
 
     def _without_labels(self, moment: dict[str, float]) -> dict[str, Tensor]:
         """What the links say of the images without labels that came for this step.
@@ -79,9 +88,7 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
             return {}
         data = self.data_preprocessor(batch, False)  # mixing images takes labels
         inputs, samples = data['inputs'], data['data_samples']
-        teacher = distiller.teachers(
-            inputs, samples, distiller.specs('teacher', factors)
-        )
+        teacher = self._taught(inputs, samples, factors)
         specs = distiller.specs('student', factors)
         with distiller.taps['student'].record(self, specs=specs, stop=True) as student:
             self(inputs, samples, mode='predict')

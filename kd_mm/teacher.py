@@ -56,6 +56,8 @@ class Teacher:
             benchmarks). Defaults to False.
         allow_same (bool): Whether a teacher with the very weights that the student
             starts from is meant (to hold it there). Defaults to False.
+        plain_colours (bool): Whether it sees training images without the colour
+            transforms of their pipeline, see :mod:`kd_mm.colours`. Defaults to False.
         dtype (str, optional): 'bf16' or 'fp16' to store and run it in; its features
             arrive as fp32. Defaults to None, the student's (or autocast's).
         channels_last (bool): Whether to run in channels-last memory format.
@@ -80,6 +82,7 @@ class Teacher:
         trust: bool = False,
         allow_random: bool = False,
         allow_same: bool = False,
+        plain_colours: bool = False,
         dtype: Literal['bf16', 'fp16'] | None = None,
         channels_last: bool = False,
         compile: bool = False,
@@ -111,7 +114,7 @@ class Teacher:
         self.dtype = _DTYPES[dtype] if dtype else None
         self.channels_last = channels_last
         self.compile, self.validate = compile, validate
-        self.allow_same = allow_same
+        self.allow_same, self.plain_colours = allow_same, plain_colours
         self.bridge: InputBridge  # both are known after connect()
         self.taps: Taps
         self._unused: list[nn.Module] = []

@@ -34,11 +34,23 @@ class Average(Teacher):
         student (nn.Module): The plain student; copied.
         momentum (float): The student's part of the average at every step.
             Defaults to 0.001.
+        plain_colours (bool): As of :class:`Teacher`: the mean teacher's weak
+            augmentation. Defaults to False.
     """
 
     @checked
-    def __init__(self, *, student: nn.Module, momentum: ProperFraction = 0.001) -> None:
-        super().__init__(config=copy.deepcopy(student), allow_same=True)
+    def __init__(
+        self,
+        *,
+        student: nn.Module,
+        momentum: ProperFraction = 0.001,
+        plain_colours: bool = False,
+    ) -> None:
+        super().__init__(
+            config=copy.deepcopy(student),
+            allow_same=True,
+            plain_colours=plain_colours,
+        )
         self.momentum = momentum
         self.steps = 0
         self._seen: int | None = None
@@ -222,15 +234,33 @@ class Teachers:
             found.append(taps)
         return Taps.together(found)
 
+    @property
+    def plain_colours(self) -> bool:
+        """Whether one of them sees images in the colours that they came with."""
+        return any(guide.plain_colours for guide in self.guides.values())
+
     def __call__(
-        self, inputs: Tensor, samples: Sequence[Any], specs: Sequence[str]
+        self,
+        inputs: Tensor,
+        samples: Sequence[Any],
+        specs: Sequence[str],
+        plain: Tensor | None = None,
     ) -> Recording:
-        """Run those whose taps are wanted on the student's batch."""
+        """Run those whose taps are wanted on the student's batch.
+
+        Args:
+            inputs (Tensor): ``(N, C, H, W)``.
+            samples (Sequence): Its data samples.
+            specs (Sequence[str]): The taps wanted now.
+            plain (Tensor, optional): The batch without augmentation of colours.
+                Defaults to None: all see ``inputs``.
+        """
         seen = {}
         for name, guide in self.guides.items():
             wanted = [spec for spec in specs if network_of(spec) == name]
             if wanted:
-                seen[name] = guide(inputs, samples, wanted)
+                own = plain if guide.plain_colours and plain is not None else inputs
+                seen[name] = guide(own, samples, wanted)
         return Recording.together(seen)
 
     def lend(self, link: Link) -> None:

@@ -28,7 +28,7 @@ FLOORS = (
     ),
     ('options', 'probe', 'toolboxes', 'utils.files', 'utils.saving'),
     ('pair', 'taps', 'schedule', 'diagnostics', 'utils.loading', 'utils.overrides'),
-    ('student', 'share'),
+    ('student', 'share', 'colours'),
     ('outputs',),
     ('bare', 'criteria', 'trial', 'preprocess', 'backbones', 'datasets', 'optimizers'),
     ('teacher',),

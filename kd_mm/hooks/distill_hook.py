@@ -11,6 +11,7 @@ from mmengine.runner._flexible_runner import FlexibleRunner
 from torch import nn
 
 from ..analysis.evaluate import evaluate
+from ..colours import prepare
 from ..errors import ConfigError
 from ..link import Link
 from ..optimizers import separate_schedules
@@ -171,6 +172,8 @@ class DistillHook(Hook):
             if guide.validate:
                 self._validate(runner, guide, name)
         self._unlabelled = stream_of(runner, distiller)
+        if distiller.teachers.plain_colours:
+            prepare(runner.train_dataloader.dataset, _student(runner))
         if not runner._resume:
             for average in distiller.teachers.averages.values():
                 average.restart()

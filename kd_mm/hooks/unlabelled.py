@@ -7,8 +7,10 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from ..colours import prepare
 from ..distiller import Distiller
 from ..errors import ConfigError
+from ..utils.wrappers import unwrapped
 
 KEY = 'unlabelled_dataloader'
 
@@ -77,4 +79,6 @@ def stream_of(runner: Runner, distiller: Distiller) -> Stream | None:
     if not any(link.criterion.weight for link in distiller.links.values()):
         return None  # the baseline
     loader = Runner.build_dataloader(cfg, seed=runner.seed)
+    if distiller.teachers.plain_colours:
+        prepare(loader.dataset, unwrapped(runner.model))
     return Stream(loader, runner.iter)

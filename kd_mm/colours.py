@@ -1,0 +1,171 @@
+"""The teacher sees the colours that a photograph came with, the student augmented ones.
+
+The training pipeline is followed twice from its first colour transform on: with it for
+the student, without for the teacher. Everything else falls the same way for both, so
+that their maps stay aligned.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from mmengine.dataset import Compose
+from torch import Tensor, nn
+
+from .errors import ConfigError
+from .utils.randomness import kept_random
+
+FIELD = 'kd_plain_image'  # of a data sample
+OPTION = 'teacher.plain_colours'
+COLOURS = {
+    'AutoContrast', 'Brightness', 'Color', 'ColorJitter', 'ColorTransform', 'Contrast',
+    'Equalize', 'GaussianBlur', 'Invert', 'Lighting', 'PhotoMetricDistortion',
+    'Posterize', 'RandomGrayscale', 'Sharpness', 'Solarize', 'SolarizeAdd',
+    'YOLOXHSVRandomAug',
+}  # fmt: skip
+MIXED = {'Albu', 'Albumentations', 'AutoAugment', 'ImageAug', 'RandAugment'}
+CHOICES = {'RandomApply', 'RandomChoice', 'RandomOrder'}
+
+
+def changes_colours(transform: Any) -> bool:
+    """Whether a transform changes colours and nothing else.
+
+    Raises:
+        ConfigError: If it changes colours and shapes, and does not say which when.
+    """
+    name = type(transform).__name__
+    if name in CHOICES:
+        inner = [changes_colours(part) for part in _parts(transform)]
+        if any(inner) and not all(inner):
+            raise ConfigError(_cannot(f'{name} chooses between colours and shapes'))
+        return bool(inner) and all(inner)
+    if name in MIXED:
+        raise ConfigError(_cannot(f'{name} changes colours and shapes at once'))
+    return name in COLOURS
+
+
+def _parts(transform: Any) -> list:
+    """What a choice chooses from, in lists of lists."""
+    parts = getattr(transform, 'transforms', ())
+    inner = [p.transforms if isinstance(p, Compose) else p for p in parts]
+    flat = [q if isinstance(q, list | tuple) else [q] for q in inner]
+    return [part for group in flat for part in group]
+
+
+def _cannot(why: str) -> str:
+    return f'{OPTION}: the training pipeline cannot tell colours apart: {why}'
+
+
+class TwoColours:
+    """The end of a pipeline, followed with and without its colour transforms.
+
+    The second image travels in the data sample.
+
+    Args:
+        transforms (Sequence[Callable]): From the first colour transform to the one
+            that packs.
+    """
+
+    def __init__(self, transforms: Sequence[Callable]) -> None:
+        self.transforms = list(transforms)
+        self.colours = [changes_colours(t) for t in self.transforms]
+
+    def __call__(self, results: dict) -> dict | None:
+        plain: Any = copy.deepcopy(results)
+        for transform, coloured in zip(self.transforms, self.colours, strict=True):
+            if not coloured:
+                with kept_random():  # the student's comes with the same numbers
+                    plain = transform(plain)
+            results = transform(results)
+            if results is None or plain is None:
+                return None
+        if not {'inputs', 'data_samples'} <= results.keys():
+            raise ConfigError(_cannot('it does not end with packed data samples'))
+        results['data_samples'].set_field(plain['inputs'], FIELD, dtype=Tensor)
+        return results
+
+
+def split_colours(dataset: Any) -> int:
+    """Let a data set give both images from now on.
+
+    Args:
+        dataset (Dataset): Of MMEngine, wrapped or not; changed.
+
+    Returns:
+        int: How many pipelines had colour transforms.
+
+    Raises:
+        ConfigError: If images are mixed after a colour transform.
+    """
+    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    below = sum(split_colours(part) for part in inner if part is not None)
+    own = getattr(dataset, 'pipeline', None)
+    steps = own.transforms if isinstance(own, Compose) else own
+    if not isinstance(steps, list):
+        return below
+    if below:
+        raise ConfigError(_cannot('images are mixed behind the colour transforms'))
+    if any(isinstance(step, TwoColours) for step in steps):
+        return 1
+    first = next((i for i, t in enumerate(steps) if changes_colours(t)), None)
+    if first is None:
+        return 0
+    steps[first:] = [TwoColours(steps[first:])]
+    if hasattr(dataset, 'pipeline_types'):  # MultiImageMixDataset has names beside them
+        dataset.pipeline_types[first:] = [TwoColours.__name__]
+    return 1
+
+
+def prepare(dataset: Any, student: nn.Module) -> None:
+    """What ``plain_colours`` needs of a training run, before its first batch.
+
+    Args:
+        dataset (Dataset): Of the training, or of the images without labels.
+        student (nn.Module): Whose data preprocessor must not mix images.
+
+    Raises:
+        ConfigError: If there is nothing to leave out, or it cannot be.
+    """
+    if getattr(student.data_preprocessor, 'batch_augments', None):
+        raise ConfigError(
+            f'{OPTION}: data_preprocessor.batch_augments mixes or resizes the '
+            "student's batch, which the teacher's would not follow; leave one of both"
+        )
+    if not split_colours(dataset):
+        raise ConfigError(
+            f'{OPTION}=True has no effect: the pipeline of {type(dataset).__name__} '
+            f'has none of {", ".join(sorted(COLOURS))}'
+        )
+
+
+def plain_batch(
+    preprocessor: nn.Module, samples: Sequence[Any], like: Tensor
+) -> Tensor:
+    """The images of a batch in their own colours, preprocessed as the student's.
+
+    Args:
+        preprocessor (nn.Module): The student's.
+        samples (Sequence): Its data samples.
+        like (Tensor): Its batch, ``(N, C, H, W)``.
+
+    Returns:
+        Tensor: The same shape.
+
+    Raises:
+        ConfigError: If the samples bring none.
+    """
+    images = [getattr(sample, FIELD, None) for sample in samples]
+    if any(image is None for image in images):
+        raise ConfigError(
+            f'{OPTION}: the data samples bring no second image; it is put there when '
+            "MMEngine's Runner starts training"
+        )
+    with torch.no_grad():
+        data = preprocessor(dict(inputs=images, data_samples=None), False)
+    if data['inputs'].shape != like.shape:
+        raise ConfigError(
+            f"{OPTION}: the student's batch is {tuple(like.shape)} and that of its "
+            f'second images {tuple(data["inputs"].shape)}'
+        )
+    return data['inputs']
