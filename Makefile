@@ -1,7 +1,7 @@
 # make demo and make test do all the set-up they need.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-cls test test-fast gain cost docs lint clean
+.PHONY: help env demo demo-cls test test-fast gpu-check gain cost docs lint clean
 VENV ?= $(or $(KD_MM_VENV),.venv)
 PY := $(VENV)/bin/python
 ARGS ?=
@@ -26,6 +26,10 @@ test: env  ## run the tests (all but those that need a GPU)
 
 test-fast: env  ## run the tests that take no more than a few seconds each
 	@$(PYTEST) -m "not gpu and not slow and not dist" $(ARGS)
+
+gpu-check: env  ## on a GPU: its tests, then what every method costs there (8 minutes)
+	@$(PY) -m pytest -q -m gpu $(ARGS)
+	@$(PY) benchmarks/cost.py --device cuda --repeats 7
 
 gain: env  ## what distillation gains: docs/results (what is there already is kept; hours)
 	@$(PY) benchmarks/gain.py digits $(ARGS)

@@ -52,6 +52,19 @@ DEFAULT = {
     for (pattern, batch, side), names in NAMES.items()
     for name in names
 }
+# an accelerator is given what it is trained with
+ON_GPU = {
+    pattern.format(name): size
+    for pattern, size in ((COCO, (2, (800, 1333))), (CIFAR, (64, (32, 32))))
+    for (other, *_), names in NAMES.items()
+    for name in names
+    if other == pattern
+}
+
+
+def defaults(device: str) -> dict[str, tuple[int, tuple[int, int]]]:
+    """What is measured on a device when nothing is said."""
+    return ON_GPU if device == 'cuda' else DEFAULT
 
 
 def milliseconds(seconds: list[float]) -> float:
@@ -146,7 +159,9 @@ def wanted(path: Path, args: argparse.Namespace) -> tuple[int, tuple[int, int]]:
     name = path.resolve()
     key = str(name.relative_to(ROOT)) if name.is_relative_to(ROOT) else ''
     batch = cfg.train_dataloader.batch_size
-    batch, size = DEFAULT.get(key, (batch, cfg.model.get('trial_size', (256, 256))))
+    batch, size = defaults(args.device).get(
+        key, (batch, cfg.model.get('trial_size', (256, 256)))
+    )
     return args.batch_size or batch, tuple(args.size or size)
 
 
@@ -155,7 +170,11 @@ def main() -> None:
     MMLogger.get_instance('cost', log_level='WARNING')
     result = ROOT / f'benchmarks/results/cost_{args.device}.json'
     table = Table('config', 'student', 'teacher', 'overhead', 'search', 'memory')
-    paths = map(Path, args.configs) if args.configs else [ROOT / p for p in DEFAULT]
+    paths = (
+        map(Path, args.configs)
+        if args.configs
+        else [ROOT / p for p in defaults(args.device)]
+    )
     for path in paths:
         batch, size = wanted(path, args)
         row = report(path, batch=batch, size=size, args=args)

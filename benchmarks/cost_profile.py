@@ -73,7 +73,7 @@ def giga(run: Callable[[], object]) -> Counter:
 
 def report(path: Path) -> list[dict]:
     """One row for every kind, and one for all."""
-    args = argparse.Namespace(batch_size=None, size=None)
+    args = argparse.Namespace(batch_size=None, size=None, device='cpu')
     batch, size = wanted(path, args)
     data = random_batch(batch, size, 'cpu')
     bench = Bench(Config.fromfile(path), data=data, device='cpu')

@@ -117,13 +117,15 @@ def _neck(one):
 
 
 def test_every_config_of_the_default_list_is_there_and_its_size_is_used():
-    args = argparse.Namespace(batch_size=None, size=None)
-    for name, (batch, size) in cost.DEFAULT.items():
-        assert cost.wanted(ROOT / name, args) == (batch, size)
+    for device, listed in dict(cuda=cost.ON_GPU, cpu=cost.DEFAULT).items():
+        args = argparse.Namespace(batch_size=None, size=None, device=device)
+        assert len(listed) > 10
+        for name, (batch, size) in listed.items():
+            assert cost.wanted(ROOT / name, args) == (batch, size)
     own = ROOT / 'configs/kd_cls/digits/resnet20_resnet8_sokd_stable.py'
     batch = Config.fromfile(own).train_dataloader.batch_size
     assert cost.wanted(own, args) == (batch, (16, 16))
-    args = argparse.Namespace(batch_size=3, size=[20, 24])
+    args = argparse.Namespace(batch_size=3, size=[20, 24], device='cpu')
     assert cost.wanted(own, args) == (3, (20, 24))
     with pytest.raises(SystemExit, match='is not distilled'):
         cost.wanted(ROOT / 'configs/kd_cls/digits/resnet8.py', args)
