@@ -9,6 +9,7 @@ Hosts stand on two small ResNets, with the weights that the digits are measured 
 import copy
 import json
 import logging
+from collections.abc import Callable
 
 import torch
 from digits_runs import ROOT
@@ -173,13 +174,13 @@ class Warnings(logging.Handler):
         self.said.append(record.getMessage())
 
 
-def outcome(links: dict, parts: tuple[str, ...]) -> tuple[str, str]:
+def outcome(make: Callable[[], object]) -> tuple[str, str]:
     """'yes', 'no effect' (allowed, and warned of) or 'refused', and why."""
     handler = Warnings()
     logger = MMLogger.get_current_instance()
     logger.addHandler(handler)
     try:
-        build(combine(links, *parts))
+        make()
     except ConfigError as error:
         return 'refused', str(error)
     finally:
@@ -191,7 +192,10 @@ def outcome(links: dict, parts: tuple[str, ...]) -> tuple[str, str]:
 def main() -> None:
     rows = []
     for host, links in hosts().items():
-        cells = {name: outcome(links, parts)[0] for name, parts in METHODS.items()}
+        cells = {
+            name: outcome(lambda p=parts: build(combine(links, *p)))[0]
+            for name, parts in METHODS.items()
+        }
         rows.append(dict(host=host) | cells)
         print(rows[-1], flush=True)
     lines = ',\n '.join(json.dumps(row) for row in rows)

@@ -113,8 +113,8 @@ DETR = {
 
 
 def detr_config(folder: Path, **setting) -> Config:
-    """The Deformable DETR student on the digits."""
-    student = CONFIGS / 'deformable_detr_r18w16_digits.py'
+    """The DINO student on the digits."""
+    student = CONFIGS / 'dino_r18w16_digits.py'
     return digits_config(folder, student=student, **setting)
 
 
@@ -132,9 +132,9 @@ HEADS = [
     ),
     Suite(
         name='digits-detr',
-        about='a small Deformable DETR on handwritten digits over photographs',
-        teacher=CONFIGS / 'deformable_detr_r18w24_digits.py',
-        checkpoint=lambda: teacher('deformable_detr_r18w24_digits', epochs=32),
+        about='a small DINO on handwritten digits over photographs',
+        teacher=CONFIGS / 'dino_r18w24_digits.py',
+        checkpoint=lambda: teacher('dino_r18w24_digits', epochs=32),
         config=detr_config,
         methods=DETR,
         metrics=METRICS,

@@ -19,7 +19,7 @@ from .options import Count, Positive, checked
 from .preprocess import InputBridge, crop
 from .taps import Recording, Taps
 from .toolboxes import check_installed
-from .trial import Pass, trial
+from .trial import Pass, initialise, trial
 from .utils.loading import load_model_config, load_weights
 
 MOST = 64  # a scale is a fraction of whole numbers, the denominator up to this
@@ -104,6 +104,8 @@ class Teacher:
                 trust=trust,
                 prefix='backbone.' if isinstance(self.model, Bare) else '',
             )
+        elif not brings:
+            initialise(self.model)
         if grid and scale:
             raise ConfigError('teacher: grid says what scale is; give one of both')
         self.ratio = Fraction(scale or 1).limit_denominator(MOST)

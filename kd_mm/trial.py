@@ -181,11 +181,23 @@ def stand_in(model: nn.Module, *, fresh: bool) -> nn.Module:
     shared = {} if fresh else {id(p): p for p in model.parameters() if p.requires_grad}
     twin = revert_sync_batchnorm(copy.deepcopy(model, shared))
     if fresh:
-        for module in twin.modules():
-            if init_cfg := getattr(module, 'init_cfg', None):
-                module.init_cfg = _without_files(init_cfg)
-        twin.init_weights()
+        initialise(twin)
     return twin
+
+
+def initialise(model: nn.Module) -> None:
+    """Initialise a network as a Runner does, except for downloads.
+
+    Some parameters hold whatever was in memory before (level embeddings of DETRs).
+
+    Args:
+        model (nn.Module): Changed; one without ``init_weights`` is left as it is.
+    """
+    for module in model.modules():
+        if init_cfg := getattr(module, 'init_cfg', None):
+            module.init_cfg = _without_files(init_cfg)
+    if hasattr(model, 'init_weights'):
+        model.init_weights()
 
 
 def _without_files(init_cfg: Any) -> list[dict]:

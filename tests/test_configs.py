@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers import classification_batch, detection_batch, losses_of
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 
@@ -121,3 +122,21 @@ def test_coco_s320_teacher_fits_its_checkpoint(data_folder):
     path = data_folder / 'weights' / 'yolox_nano_coco_mmdet.pth'
     state = torch.load(path, map_location='cpu', weights_only=False)['state_dict']
     build(cfg).load_state_dict(state, strict=True)
+
+
+PLAIN = [path for path in CONFIGS if not is_type(read(path).model, 'kd_mm.Distill')]
+
+
+@pytest.mark.parametrize('path', PLAIN, **names)
+def test_a_shipped_student_or_teacher_takes_a_training_batch(path):
+    cfg = read(path)
+    if cfg.default_scope == 'mmdet' and not cfg.model.get('train_cfg'):
+        pytest.skip('for a teacher only')
+    model = build(cfg)
+    if cfg.default_scope == 'mmdet':
+        batch = detection_batch(sizes=[(3, 128, 128)] * 2)
+    else:
+        batch = classification_batch(2, size=32)
+    losses = losses_of(model.train(), batch)
+    total, _ = model.parse_losses(losses)
+    assert total.isfinite()

@@ -11,6 +11,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from kd_mm.errors import ConfigError
 from kd_mm.preprocess import InputBridge
+from kd_mm.teacher import Teacher
 
 
 def plain(cfg):
@@ -258,3 +259,19 @@ def test_inherits_where_names_and_shapes_match(tmp_path):
             with_teacher(config=toys.yolox(), allow_random=True)
             | dict(inherit=['backbone'], links=fitnet(levels=[0, 1, 2]))
         )
+
+
+def test_a_random_teacher_is_initialised_as_its_config_says(monkeypatch):
+    """Level embeddings of DETRs hold what was in memory before, NaN for instance."""
+    from mmdet.models.detectors import deformable_detr
+
+    init = deformable_detr.DeformableDETR._init_layers
+
+    def dirty(self):
+        init(self)
+        self.level_embed.data.fill_(float('nan'))
+
+    monkeypatch.setattr(deformable_detr.DeformableDETR, '_init_layers', dirty)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        teacher = Teacher(config=toys.deformable_detr(), allow_random=True)
+    assert all(p.isfinite().all() for p in teacher.model.parameters())

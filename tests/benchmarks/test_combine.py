@@ -59,7 +59,7 @@ def ready(model):
 @pytest.mark.parametrize(('host', 'method'), CELLS)
 def test_a_cell_of_the_table_is_what_happens(host, method):
     links, parts = HOSTS[host], METHODS[method]
-    said, why = outcome(links, parts)
+    said, why = outcome(lambda: build(combine(links, *parts)))
     assert said == TABLE[host][method], why
     if said == 'refused':
         with pytest.raises(ConfigError, match=r'links\.\w+[.:]'):

@@ -1,12 +1,16 @@
-# A small two-stage Deformable DETR on the digits, trained from scratch.
+# A small DINO on the digits, trained from scratch.
 _base_ = './retinanet_r18w16_digits.py'
 _deformable = dict(
     embed_dims=64, num_heads=4, num_levels=3, dropout=0.0, batch_first=True)
 _attention = dict(embed_dims=64, num_heads=4, dropout=0.0, batch_first=True)
 _ffn = dict(embed_dims=64, feedforward_channels=128, ffn_drop=0.0)
 model = dict(
-    type='DeformableDETR',
+    type='DINO',
     num_queries=30,
+    dn_cfg=dict(
+        label_noise_scale=0.5,
+        box_noise_scale=1.0,
+        group_cfg=dict(dynamic=True, num_groups=None, num_dn_queries=30)),
     num_feature_levels=3,
     with_box_refine=True,
     as_two_stage=True,
@@ -32,7 +36,7 @@ model = dict(
     positional_encoding=dict(num_feats=32, normalize=True, offset=-0.5),
     bbox_head=dict(
         _delete_=True,
-        type='DeformableDETRHead',
+        type='DINOHead',
         num_classes=10,
         embed_dims=64,
         sync_cls_avg_factor=True,

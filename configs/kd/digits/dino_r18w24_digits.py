@@ -1,5 +1,5 @@
 # The teacher: a backbone half as wide again, one more encoder layer, trained longer.
-_base_ = './deformable_detr_r18w16_digits.py'
+_base_ = './dino_r18w16_digits.py'
 model = dict(
     backbone=dict(base_channels=24),
     neck=dict(in_channels=[48, 96, 192]),
