@@ -193,7 +193,7 @@ def main() -> None:
     rows = []
     for host, links in hosts().items():
         cells = {
-            name: outcome(lambda p=parts: build(combine(links, *p)))[0]
+            name: outcome(lambda h=links, p=parts: build(combine(h, *p)))[0]
             for name, parts in METHODS.items()
         }
         rows.append(dict(host=host) | cells)

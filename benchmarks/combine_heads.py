@@ -13,7 +13,7 @@ import math
 from typing import Any
 
 import torch
-from combine import STAGES, combine, outcome
+from combine import combine, outcome
 from digits_runs import ROOT
 from mmengine.config import Config
 from mmengine.hub import get_config
