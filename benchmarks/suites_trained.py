@@ -62,7 +62,7 @@ TRAINED_DIGITS = {
     'PKD + KCD': neck(ORDER, criterion=PKD),
     'PKD + random order': neck(RANDOM, criterion=PKD),
     'FitNet + DAM': neck(ADAPTER, DAM_GT),
-    'FitNet + fixed cells': neck(ADAPTER, dict(type='FixedCells')),
+    'FitNet + fixed cells': neck(ADAPTER, dict(type='kd_mm.FixedCells')),
     'FitNet weight 6': DIGITS['FitNet weight 6'],
     'FitNet + DAFA': neck(DAFA_FT, ADAPTER),
     'DPK dynamic': neck(DPK),
