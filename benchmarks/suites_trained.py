@@ -67,6 +67,8 @@ TRAINED_DIGITS = {
     'FitNet + DAFA': neck(DAFA_FT, ADAPTER),
     'DPK dynamic': neck(DPK),
     'PKD + KCD + DAM': neck(ORDER, DAM_GT, criterion=PKD),
+    'auto': dict(links='auto'),
+    'auto_trained': dict(links='auto_trained'),
     'CWD + KCD + DAFA': neck(ORDER, DAFA_FT, criterion=CWD),
 }
 

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from torch import nn
 
+from .auto import AUTO, TRAINED
 from .distill import Distill
 from .errors import ConfigError
 from .options import checked
@@ -66,7 +67,8 @@ def distil(
             ``'mmdet::...'``, a config that has been read, or a network.
         teacher (str | PathLike | dict | Config | nn.Module): The teacher, likewise.
         method (str | dict): ``links`` of :func:`kd_mm.Distill`: ``'auto'``, a method by
-            name, or the links themselves. Defaults to 'auto'.
+            name, or the links themselves. Defaults to 'auto', which for a student that
+            starts from a checkpoint is ``'auto_trained'``.
         teacher_checkpoint (str | PathLike, optional): Path or URL of the teacher's
             weights. Defaults to None: ``load_from`` of its config, or the weights that
             a network has.
@@ -150,11 +152,14 @@ def distil_config(
         )
     config, weights = _teacher(teacher, teacher_checkpoint)
     distilled = copy.deepcopy(cfg)
+    links = copy.deepcopy(method)
+    if links == AUTO and (student_checkpoint is not None or cfg.get('load_from')):
+        links = TRAINED
     distilled.model = dict(
         type='kd_mm.Distill',
         student=distilled.model,
         teacher=dict(config=config, checkpoint=weights),
-        links=copy.deepcopy(method),
+        links=links,
     )
     if student_checkpoint is not None:
         distilled.load_from = fspath(student_checkpoint)

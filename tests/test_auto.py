@@ -18,6 +18,7 @@ from mmengine.logging import MMLogger
 from mmengine.runner._flexible_runner import FlexibleRunner
 from test_tokens import vit
 
+import kd_mm
 from kd_mm.auto import NAMES
 from kd_mm.auto.candidates import Candidate, Level, class_scores, feeding_heads
 from kd_mm.auto.find import SHARE
@@ -130,7 +131,9 @@ def test_what_feeds_the_heads_is_compared(name):
 
 
 # Of the same snippets as others, and slow.
-METHODS = sorted(set(NAMES) - {'auto', 'dafa', 'dam', 'dam_stable', 'dafa_stable'})
+METHODS = sorted(
+    set(NAMES) - {'auto', 'auto_trained', 'dafa', 'dam', 'dam_stable', 'dafa_stable'}
+)
 
 
 WANT_BOXES = dict(fgd='FGDLoss needs boxes', kcd_sokd=r'links.features.stages\[2\] DAM')
@@ -324,3 +327,37 @@ REFUSED = {
 def test_what_cannot_be_compared_is_refused_with_both_sides(text):
     with pytest.raises(ConfigError, match=text):
         found(*REFUSED[text])
+
+
+def test_a_trained_student_gets_its_teachers_channels_in_order():
+    def links(*pair, method='auto'):
+        return found(*pair, method).distiller.links_config
+
+    same = toys.retinanet(), toys.retinanet()
+    plain, trained = links(*same), links(*same, method='auto_trained')
+    (own,) = trained.values()
+    first, *rest = own['stages']
+    assert first['type'] == 'kd_mm.ChannelAlign' and first['share'] and not rest
+    del own['stages']
+    assert trained == plain
+    wider = toys.retinanet(), toys.retinanet(width=24)
+    assert links(*wider, method='auto_trained') == links(*wider)
+    classes = toys.classifier(), toys.classifier()
+    plain, trained = links(*classes), links(*classes, method='auto_trained')
+    assert trained['logits'] == plain['logits']
+    kinds = [stage['type'] for stage in trained['features']['stages']]
+    assert kinds == ['kd_mm.ChannelAlign']
+
+
+def test_a_checkpoint_of_the_student_makes_auto_that():
+    said = dict(teacher_checkpoint='t.pth')
+    student = Config(dict(model=toys.retinanet(), default_scope='mmdet'))
+    teacher = dict(model=toys.retinanet(), default_scope='mmdet')
+    assert kd_mm.distil(student, teacher, **said).model.links == 'auto'
+    cfg = kd_mm.distil(student, teacher, student_checkpoint='s.pth', **said)
+    assert (cfg.model.links, cfg.load_from) == ('auto_trained', 's.pth')
+    assert cfg.work_dir.endswith('_auto')
+    cfg = kd_mm.distil(student, teacher, method='pkd', student_checkpoint='s', **said)
+    assert cfg.model.links == 'pkd'
+    student.load_from = 's.pth'
+    assert kd_mm.distil(student, teacher, **said).model.links == 'auto_trained'

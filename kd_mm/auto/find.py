@@ -12,7 +12,7 @@ from ..teacher import Teacher
 from .candidates import Candidate, class_scores, feeding_heads, stages_of
 from .match import Match, match
 from .methods import (
-    AUTO,
+    AUTOS,
     OF_STAGES,
     check_method,
     feature_link,
@@ -83,7 +83,7 @@ class _Search:
         self.same_classes = self.classifier and len(set(self.classes)) == 1
         self.links: dict[str, dict[str, Any]] = {}
         self.said: list[str] = []  # for the log
-        if method == AUTO and all(self.classes) and not self.same_classes:
+        if method in AUTOS and all(self.classes) and not self.same_classes:
             self.said.append(
                 'no link between class scores: {} and {} classes'.format(*self.classes)
             )

@@ -59,8 +59,10 @@ _LOGITS = dict(
 _IMAGENET = 1000  # classes from which on the second of two keys is taken
 _CIFAR = (10, 100)  # classes for which SoKD's heads are published
 AUTO = 'auto'
+TRAINED = 'auto_trained'  # for a student whose channels mean something already
+AUTOS = (AUTO, TRAINED)
 OF_STAGES = ('at', 'review')  # compare several stages of a classifier's backbone
-NAMES = tuple(sorted({AUTO, 'crd', *_MAPS, *_LOGITS}))
+NAMES = tuple(sorted({*AUTOS, 'crd', *_MAPS, *_LOGITS}))
 
 # Stages behind which the widths agree.
 _RECONCILE = ('ConvAdapter', 'ChannelAlign', 'DPK', 'MGD', 'ReviewKD', 'OFD')
@@ -81,7 +83,7 @@ def check_method(name: str) -> None:
 
 def parts_of(method: str, *, classifier: bool, same_classes: bool) -> list[str]:
     """The kinds of links a method is made of: 'logits', 'vector' or 'features'."""
-    if method == AUTO:
+    if method in AUTOS:
         return ['logits', 'features'] if classifier and same_classes else ['features']
     if method == 'crd':
         return ['vector']
@@ -92,7 +94,7 @@ def parts_of(method: str, *, classifier: bool, same_classes: bool) -> list[str]:
 
 def logits_link(method: str, *, classes: int, sigmoid: bool) -> dict[str, Any]:
     """Stages and criterion between the class scores."""
-    name = 'kd' if method == AUTO else method
+    name = 'kd' if method in AUTOS else method
     file, few, many = _LOGITS[name]
     link = _snippet(file, many if classes >= _IMAGENET else few)
     if sigmoid and is_type(link['criterion'], 'kd_mm.KDLoss'):
@@ -118,7 +120,7 @@ def feature_link(
         classifier (bool): Whether the student scores whole images.
     """
     name = method
-    if method == AUTO:
+    if method in AUTOS:
         name = 'pkd' if classifier else 'cwd'
     if classifier:
         file, key = _LAST_MAP.get(name, _MAPS[name])
@@ -126,6 +128,9 @@ def feature_link(
     else:
         file, key = _MAPS[name]
     link = _snippet(file, key)
+    if method == TRAINED and all(s.width == t.width for s, t in found.levels):
+        where = _LAST_MAP if classifier else _MAPS
+        link['stages'] = [*_snippet(*where['kcd'])['stages'], *link.get('stages', ())]
     _fit_to_network(link, name, found.levels, scores, classifier)
     link['stages'] = _in_order(link, found.levels)
     return {key: value for key, value in link.items() if value}
