@@ -57,7 +57,8 @@ class Teacher:
         allow_same (bool): Whether a teacher with the very weights that the student
             starts from is meant (to hold it there). Defaults to False.
         plain_colours (bool): Whether it sees training images without the colour
-            transforms of their pipeline, see :mod:`kd_mm.colours`. Defaults to False.
+            transforms of their pipeline; flips, crops and sizes stay the same. Defaults
+            to False.
         dtype (str, optional): 'bf16' or 'fp16' to store and run it in; its features
             arrive as fp32. Defaults to None, the student's (or autocast's).
         channels_last (bool): Whether to run in channels-last memory format.
