@@ -138,6 +138,8 @@ class Bench:
         """Forward, backward, update."""
         loss, _ = model.parse_losses(model(*self.data, mode='loss'))
         self.optimizers[id(model)].update_params(loss)
+        if model is self.distilled:
+            model.distiller.settle()  # as DistillHook does
 
     @torch.no_grad()
     def teacher(self):
