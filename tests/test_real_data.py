@@ -6,8 +6,10 @@ import pytest
 import torch
 from helpers import build, losses_of
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.registry import DATASETS, DefaultScope
 
+import kd_mm
 from kd_mm.errors import ConfigError
 
 CONFIG = 'configs/kd/coco_s320/yolox_nano_femto_fitnet_coco_s320.py'
@@ -75,3 +77,25 @@ def test_a_checkpoint_of_another_network_is_refused(config, data_folder):
     config.model.teacher.checkpoint = str(other)
     with pytest.raises(ConfigError, match='does not cover YOLOX'):
         build(config.model)
+
+
+def test_a_teacher_of_eighty_classes_teaches_a_student_of_one(config, data_folder):
+    """The example of the guide: persons only, links found by themselves."""
+    plain = Config.fromfile('configs/kd/coco_s320/yolox_femto_person_coco_s320.py')
+    plain.train_dataloader.dataset.data_root = f'{data_folder / "coco_s320"}/'
+    cfg = kd_mm.distil(
+        plain,
+        'configs/kd/coco_s320/yolox_nano_coco_s320.py',
+        teacher_checkpoint=config.model.teacher.checkpoint,
+    )
+    model = build(cfg.model)
+    assert list(model.distiller.links) == ['features']
+    assert model.bbox_head.num_classes == 1
+    batch = photographs(cfg, 4)
+    labels = torch.cat([s.gt_instances.labels for s in batch['data_samples']])
+    assert len(labels) and not labels.any()  # all are persons
+    MessageHub.get_current_instance().update_info('iter', 0)
+    losses = losses_of(model, batch)
+    total, log = model.parse_losses(losses)
+    total.backward()
+    assert total.isfinite() and float(log['loss_kd_features']) > 0
