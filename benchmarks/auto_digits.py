@@ -12,6 +12,7 @@ the work if they are given other pairs or seeds.
 """
 
 import argparse
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -67,7 +68,7 @@ def trained(name: str, model: dict) -> Callable[[], Path]:
         path = folder / 'epoch_30.pth'
         if not path.is_file():
             cfg = Config.fromfile(DIGITS_TEACHER)
-            cfg.merge_from_dict(dict(model=model))
+            cfg.merge_from_dict(dict(model=copy.deepcopy(model)))  # it changes it
             cfg = runtime(cfg, folder, seed=1000, epochs=30)
             found = metric(train(cfg), 'accuracy/top1', scale=1.0)
             print(f'teacher {name}: {found:.2f}', flush=True)
@@ -89,7 +90,7 @@ def teacher_config(name: str, model: dict) -> Path:
     path = WORK / f'{name}.py'
     path.parent.mkdir(parents=True, exist_ok=True)
     cfg = Config.fromfile(DIGITS_TEACHER)
-    cfg.merge_from_dict(dict(model=model))
+    cfg.merge_from_dict(dict(model=copy.deepcopy(model)))  # it changes it
     cfg.dump(path)
     return path
 
