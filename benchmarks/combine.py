@@ -10,6 +10,7 @@ import copy
 import json
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from digits_runs import ROOT
@@ -198,8 +199,13 @@ def main() -> None:
         }
         rows.append(dict(host=host) | cells)
         print(rows[-1], flush=True)
+    save(RESULT, rows)
+
+
+def save(path: Path, rows: list[dict]) -> None:
+    """Write a table's rows, and the pages that show it."""
     lines = ',\n '.join(json.dumps(row) for row in rows)
-    RESULT.write_text(f'[{lines}]\n')
+    path.write_text(f'[{lines}]\n')
     refresh()
 
 

@@ -8,12 +8,11 @@ configs; `... inside` puts the stage into the head's own link.
 """
 
 import copy
-import json
 import math
 from typing import Any
 
 import torch
-from combine import combine, outcome
+from combine import combine, outcome, save
 from digits_runs import ROOT
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -22,7 +21,6 @@ from mmengine.registry import MODELS, DefaultScope
 from steps import random_batch
 from suites import ADAPTER, DAFA_7, DAM_GT, PKD, neck
 from suites_heads import DIRECT, GFL, QUERIES
-from tables import refresh
 
 RESULT = ROOT / 'benchmarks/results/combinations_heads.json'
 DIGITS = ROOT / 'configs/kd/digits'
@@ -149,9 +147,7 @@ def main() -> None:
             row[f'{name}_inside'] = cell(host, combine(links, name))
         rows.append(row)
         print(row, flush=True)
-    lines = ',\n '.join(json.dumps(row) for row in rows)
-    RESULT.write_text(f'[{lines}]\n')
-    refresh()
+    save(RESULT, rows)
 
 
 if __name__ == '__main__':
