@@ -22,14 +22,16 @@ def main() -> None:
         rows = [row for row in rows if asked.get('where', {}).items() <= row.items()]
         found = gains(rows, asked['method'], asked['beside'], asked['metric'])
         if len(found) > 1:
-            names.append(f'{asked["method"]} - {asked["beside"]}')
+            names.append(f'{asked["asks"]}\n{asked["method"]} - {asked["beside"]}')
             means.append(statistics.mean(found))
             errors.append(3 * statistics.stdev(found) / len(found) ** 0.5)
     figure, axes = plt.subplots(
-        figsize=(8, 0.8 + 0.36 * len(names)), layout='constrained'
+        figsize=(9, 0.8 + 0.55 * len(names)), layout='constrained'
     )
     axes.axvline(0, color='0.6', linewidth=1)
-    axes.errorbar(means, names, xerr=errors, fmt='o', color='tab:blue', capsize=3)
+    lines = range(len(names))
+    axes.errorbar(means, lines, xerr=errors, fmt='o', color='tab:blue', capsize=3)
+    axes.set_yticks(lines, names)
     axes.set_xlabel('points of mAP or top-1; bars are three standard errors')
     axes.invert_yaxis()
     axes.grid(axis='x', alpha=0.3)
