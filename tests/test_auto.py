@@ -136,7 +136,11 @@ METHODS = sorted(
 )
 
 
-WANT_BOXES = dict(fgd='FGDLoss needs boxes', kcd_sokd=r'links.features.stages\[2\] DAM')
+WANT_BOXES = dict(
+    fgd='FGDLoss needs boxes',
+    kcd_dam=r'links.features.stages\[1\] DAM',
+    kcd_sokd=r'links.features.stages\[2\] DAM',
+)
 
 
 @pytest.mark.parametrize('name', METHODS)
@@ -228,7 +232,7 @@ def test_constants_are_those_of_the_snippets():
             assert link['criterion']['type'].startswith('kd_mm.')
 
 
-@pytest.mark.parametrize('method', ['sokd_stable', 'kcd_sokd'])
+@pytest.mark.parametrize('method', ['sokd_stable', 'kcd_dam', 'kcd_sokd'])
 def test_found_links_given_again_are_the_same_model_bit_for_bit(method):
     def states(links, seed=0):
         cfg = distill_cfg(toys.retinanet(), toys.retinanet(width=24), links)

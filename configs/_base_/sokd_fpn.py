@@ -47,3 +47,10 @@ kcd_sokd_fpn = dict(
             dict(type='kd_mm.ChannelAlign', share=True), _stable_dafa, _stable_dam],
         criterion=dict(type='kd_mm.PKDLoss', weight=6.0),
         **_fpn))
+
+# Without the augmentation, for a student that is trained already: the best of the digits.
+kcd_dam_fpn = dict(
+    fpn=dict(
+        stages=[dict(type='kd_mm.ChannelAlign', share=True), _stable_dam],
+        criterion=dict(type='kd_mm.PKDLoss', weight=6.0),
+        **_fpn))

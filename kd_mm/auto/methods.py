@@ -32,6 +32,7 @@ _MAPS = dict(
     dafa_stable=(f'{_DENSE}sokd_fpn.py', 'dafa_stable_fpn.fpn'),
     dam=(f'{_DENSE}sokd_fpn.py', 'dam_fpn.fpn'),
     dam_stable=(f'{_DENSE}sokd_fpn.py', 'dam_stable_fpn.fpn'),
+    kcd_dam=(f'{_DENSE}sokd_fpn.py', 'kcd_dam_fpn.fpn'),
     kcd_sokd=(f'{_DENSE}sokd_fpn.py', 'kcd_sokd_fpn.fpn'),
     dpk=(f'{_DENSE}dpk_fpn.py', 'dpk_retina_fpn.fpn'),
     fgd=(f'{_DENSE}dpk_fpn.py', 'dpk_retina_fpn.fpn'),
