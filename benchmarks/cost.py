@@ -115,6 +115,7 @@ def report(path: Path, *, batch: int, size: tuple[int, int], args) -> dict:
         memory=f'{memory["distilled"] / memory["bound"]:.3f}',
         extra_parameters=f'{extra / 1e6:.2f} M',
         first_step_s=f'{first["plain"]:.1f} / {first["distilled"]:.1f}',
+        optimiser=bench.trained_by(),
         torch=torch.__version__,
         threads=torch.get_num_threads(),
         device=args.device,

@@ -5,7 +5,7 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -193,10 +194,17 @@ class Bench:
             found += [t for calls in recording.calls.values() for c in calls for t in c]
         return size_of(found)
 
+    def _optimizers(self, model: nn.Module) -> Sequence[Optimizer]:
+        own = self.optimizers[id(model)].optimizer
+        return own.both if isinstance(own, OptimizerPair) else [own]
+
+    def trained_by(self) -> str:
+        """Names of the distilled model's optimisers, the distiller's last."""
+        return ' + '.join(type(o).__name__ for o in self._optimizers(self.distilled))
+
     def held(self, model: nn.Module) -> int:
         """Bytes that stay from step to step: weights and the optimiser's state."""
-        own = self.optimizers[id(model)].optimizer
-        both = own.both if isinstance(own, OptimizerPair) else [own]
+        both = self._optimizers(model)
         states = [state for one in both for state in one.state.values()]
         kept = (v for state in states for v in state.values() if torch.is_tensor(v))
         return size_of([*model.parameters(), *model.buffers(), *kept])
