@@ -230,3 +230,23 @@ def test_a_batch_is_preprocessed_as_the_students():
         sample.set_field(image, FIELD, dtype=torch.Tensor)
     plain = plain_batch(model.data_preprocessor, data['data_samples'], data['inputs'])
     assert torch.equal(plain, data['inputs'])
+
+
+def test_the_students_average_can_see_them_too(tmp_path):
+    cfg = distill_cfg(toys.retinanet(), toys.retinanet())
+    cfg['teacher'] = dict(config='ema', plain_colours=True)
+    one = make_runner(
+        cfg, tmp_path, train_dataloader=loader(COLOUR, *GEOMETRY), epochs=1
+    )
+    seen = []
+    average = one.model.distiller.teachers.guides['']
+    average.model.backbone.register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0])
+    )
+    one.model.backbone.register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0]) if module.training else None
+    )
+    one.train()
+    pairs = list(zip(seen[::2], seen[1::2], strict=True))
+    assert len(pairs) == 4
+    assert all(a.shape == b.shape and not torch.allclose(a, b) for a, b in pairs)
