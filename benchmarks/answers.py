@@ -1,26 +1,23 @@
 #!/usr/bin/env python
 """Draws docs/images/answers.png: what each question of answers.json came to.
 
-python benchmarks/answers.py
+Again when rows have come:
+
+    python benchmarks/answers.py
 """
 
-import json
 import statistics
 
 import matplotlib
-from gain import read
 from matplotlib import pyplot as plt
-from tables import QUESTIONS, RESULTS, ROOT, gains
+from tables import RESULTS, ROOT, answered
 
 matplotlib.use('Agg')
 
 
 def main() -> None:
     names, means, errors = [], [], []
-    for asked in json.loads(QUESTIONS.read_text()):
-        rows = read(RESULTS / f'{asked["file"]}.json')
-        rows = [row for row in rows if asked.get('where', {}).items() <= row.items()]
-        found = gains(rows, asked['method'], asked['beside'], asked['metric'])
+    for asked, found in answered(RESULTS):
         if len(found) > 1:
             names.append(f'{asked["asks"]}\n{asked["method"]} - {asked["beside"]}')
             means.append(statistics.mean(found))

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
@@ -55,12 +55,12 @@ DEFAULT = {
     for name in names
 }
 # an accelerator is given what it is trained with
+SIZES_ON_GPU = {COCO: (2, (800, 1333)), CIFAR: (64, (32, 32))}
 ON_GPU = {
-    pattern.format(name): size
-    for pattern, size in ((COCO, (2, (800, 1333))), (CIFAR, (64, (32, 32))))
-    for (other, *_), names in NAMES.items()
+    pattern.format(name): SIZES_ON_GPU[pattern]
+    for (pattern, *_), names in NAMES.items()
+    if pattern in SIZES_ON_GPU
     for name in names
-    if other == pattern
 }
 
 
@@ -89,7 +89,6 @@ def first_step(bench: Bench) -> dict[str, float]:
 def report(path: Path, *, batch: int, size: tuple[int, int], args) -> dict:
     """One row: a config's times, ratios and memory."""
     cfg = Config.fromfile(path)
-    cfg.merge_from_dict(args.cfg_options or {})
     data = random_batch(batch, size, args.device)
     bench = Bench(cfg, data=data, device=args.device)
     first = first_step(bench)
@@ -99,7 +98,7 @@ def report(path: Path, *, batch: int, size: tuple[int, int], args) -> dict:
     memory = bench.memory(args.device)
     extra = sum(p.numel() for p in bench.distilled.distiller.parameters())
     row = dict(
-        config=' '.join([path.stem, *(f'({name})' for name in args.named)]),
+        config=path.stem,
         batch=batch,
         size=f'{size[0]} x {size[1]}',
         turns=args.repeats,
@@ -130,10 +129,6 @@ def report(path: Path, *, batch: int, size: tuple[int, int], args) -> dict:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('configs', nargs='*', help='default: a list of shipped ones')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
-    parser.add_argument(
-        '--named', nargs='*', default=[], help='what the options do, for the table'
-    )
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--repeats', type=int, default=15)
     parser.add_argument(

@@ -39,6 +39,7 @@ import re
 import shlex
 import statistics
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,14 +103,19 @@ def gains(
     return [own[seed] - base[seed] for seed in own if seed in base]
 
 
-def answers(results: Path) -> tuple[list[str], list[list[str]]]:
-    """Heads and lines of the questions, blank where nothing was run."""
-    lines = []
+def answered(results: Path) -> Iterator[tuple[dict, list[float]]]:
+    """Every question, and the differences that answer it."""
     for asked in json.loads(QUESTIONS.read_text()):
         path = results / f'{asked["file"]}.json'
         rows = json.loads(path.read_text()) if path.is_file() else []
         rows = [row for row in rows if asked.get('where', {}).items() <= row.items()]
-        found = gains(rows, asked['method'], asked['beside'], asked['metric'])
+        yield asked, gains(rows, asked['method'], asked['beside'], asked['metric'])
+
+
+def answers(results: Path) -> tuple[list[str], list[list[str]]]:
+    """Heads and lines of the questions, blank where nothing was run."""
+    lines = []
+    for asked, found in answered(results):
         cells = ['', '', '']
         if found:
             cells = [str(len(found)), f'{statistics.mean(found):+.2f}', 'one seed']

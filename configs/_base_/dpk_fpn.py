@@ -44,6 +44,14 @@ dpk_no_prior_fpn = dict(
         criterion=_fgd,
         **_neck))
 
+# The same in less memory: half precision inside, blocks computed once more backwards.
+dpk_lean_fpn = dict(
+    fpn=dict(
+        levels=[0, 1, 2, 3, 4],
+        stages=[dict(dtype='bf16', checkpoint=True, **_retina)],
+        criterion=_fgd,
+        **_neck))
+
 # With the other methods: the teacher's channels aligned first, areas of interest last.
 dpk_kcd_dam_fpn = dict(
     fpn=dict(
