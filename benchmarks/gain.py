@@ -3,7 +3,7 @@
 
     python benchmarks/gain.py                        # lists the suites
     python benchmarks/gain.py digits                 # detection on a CPU, hours
-    python benchmarks/gain.py digits-cls --seeds 5   # classification on a CPU
+    python benchmarks/gain.py digits-cls --seeds 0 1 # classification on a CPU
     python benchmarks/gain.py digits --only alone FitNet --epochs 12
 
 Runs of one seed start from the same weights and see the same batches, so methods are
@@ -117,7 +117,7 @@ def show(rows: list[dict], suite: Suite, methods: list[str]) -> None:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('suite', nargs='?', choices=SUITES)
-    parser.add_argument('--seeds', type=int, nargs='+', help='a number of, or which')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4])
     parser.add_argument('--only', nargs='+', metavar='METHOD')
     parser.add_argument('--images', type=int, help='training images')
     parser.add_argument('--epochs', type=int)
@@ -138,14 +138,12 @@ def main() -> None:
     methods = args.only or list(suite.methods)
     if unknown := set(methods) - set(suite.methods):
         raise SystemExit(f'error: {suite.name} has no {", ".join(sorted(unknown))}')
-    seeds = args.seeds or [5]
-    seeds = list(range(seeds[0])) if len(seeds) == 1 else seeds
     path = results(suite)
     about = setting | dict(teacher=suite.teacher.stem)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     if device == 'cpu':  # the backward pass of its fused attention is slow in bf16
         torch.backends.cuda.enable_flash_sdp(False)
-    for seed in seeds:
+    for seed in args.seeds:
         for method in methods:
             own = dict(method=method, seed=seed, **about)
             if any(own.items() <= row.items() for row in read(path)):

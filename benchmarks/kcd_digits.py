@@ -89,7 +89,7 @@ def print_table(rows: list[dict], title: str) -> None:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--criterion', choices=CRITERIA, default='pkd')
-    parser.add_argument('--seeds', type=int, default=5)
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4])
     parser.add_argument('--images', type=int, default=600)
     parser.add_argument('--epochs', type=int, default=8)
     parser.add_argument(
@@ -113,7 +113,7 @@ def main():
     def mine():
         return [r for r in rows if all(r[key] == v for key, v in about.items())]
 
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         for transform in ('alone', *TRANSFORMS):
             if any((r['transform'], r['seed']) == (transform, seed) for r in mine()):
                 continue

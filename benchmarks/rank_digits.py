@@ -151,7 +151,7 @@ def save(path: Path, rows: list[dict]) -> None:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--widths', type=int, nargs='+', default=WIDTHS)
-    parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument('--students', type=int, default=3, help='of a teacher')
     parser.add_argument('--images', type=int, default=600, help='of the students')
     parser.add_argument('--teacher-images', type=int, default=1600)
     parser.add_argument('--epochs', type=int, default=8)
@@ -179,7 +179,7 @@ def main() -> None:
             row |= rate(width, checkpoint, student) | dict(students=[])
             rows.append(row)
             rows.sort(key=lambda row: int(row['teacher'].split()[-1]))
-        for seed in range(len(row['students']), args.seeds):
+        for seed in range(len(row['students']), args.students):
             row['students'].append(distilled(width, checkpoint, seed=seed, **short))
             save(args.result, rows)
             print(row, flush=True)
