@@ -5,8 +5,8 @@ SHELL := /bin/bash
 VENV ?= $(or $(KD_MM_VENV),.venv)
 PY := $(VENV)/bin/python
 ARGS ?=
-# a process a core; a file's tests stay together, they share what they build
-PYTEST := $(PY) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+# a process a core; neighbours stay together (they share what they build), to near the end
+PYTEST := $(PY) -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 export KD_MM_VENV := $(VENV)
 
 help:  ## list the targets

@@ -134,11 +134,11 @@ HEADS = [
         name='digits-detr',
         about='a small DINO on handwritten digits over photographs',
         teacher=CONFIGS / 'dino_r18w24_digits.py',
-        checkpoint=lambda: teacher('dino_r18w24_digits', epochs=32),
+        checkpoint=lambda: teacher('dino_r18w24_digits', epochs=16),
         config=detr_config,
         methods=DETR,
         metrics=METRICS,
         base='alone',
-        setting=dict(images=1600, epochs=16),
+        setting=dict(images=1600, epochs=6),
     ),
 ]
