@@ -30,12 +30,17 @@ from suites_cls import CIFAR10, DIGITS_CLS
 from suites_heads import HEADS
 from suites_large import LARGE
 from suites_teachers import COCO_UNLABELLED, DIGITS_FEW, DIGITS_TEACHERS
-from suites_trained import CIFAR10_PUBLIC, CIFAR10_TRAINED, DIGITS_TRAINED
+from suites_trained import (
+    CIFAR10_CUTMIX,
+    CIFAR10_PUBLIC,
+    CIFAR10_TRAINED,
+    DIGITS_TRAINED,
+)
 from tables import refresh
 
 RESULTS = ROOT / 'benchmarks/results'
 ABOUT = (DIGITS_TEACHERS, DIGITS_FEW, COCO_UNLABELLED)
-TRAINED = (DIGITS_TRAINED, CIFAR10_TRAINED, CIFAR10_PUBLIC)
+TRAINED = (DIGITS_TRAINED, CIFAR10_TRAINED, CIFAR10_PUBLIC, CIFAR10_CUTMIX)
 SUITES = {
     s.name: s
     for s in (DETECTION, *HEADS, DIGITS_CLS, CIFAR10, *TRAINED, *LARGE, *ABOUT)
@@ -121,6 +126,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--only', nargs='+', metavar='METHOD')
     parser.add_argument('--images', type=int, help='training images')
     parser.add_argument('--epochs', type=int)
+    parser.add_argument('--before', type=int, help='epochs alone, of a trained student')
     parser.add_argument('--threads', type=int, default=1)
     return parser.parse_args()
 
@@ -133,7 +139,7 @@ def main() -> None:
         return
     suite = SUITES[args.suite]
     torch.set_num_threads(args.threads)
-    given = dict(images=args.images, epochs=args.epochs)
+    given = dict(images=args.images, epochs=args.epochs, before=args.before)
     setting = suite.setting | {k: v for k, v in given.items() if v is not None}
     methods = args.only or list(suite.methods)
     if unknown := set(methods) - set(suite.methods):

@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 
 import controls  # noqa: F401  registers its stages
-from combine import SEVEN, snippet
+from combine import SEVEN, hosts, snippet
 from digits_runs import ROOT, digits_config, train
 from mmengine.config import Config
 from suites import (
@@ -182,4 +182,26 @@ CIFAR10_PUBLIC = dataclasses.replace(
     config=cifar10_public,
     methods=public_cifar10(),
     setting=dict(epochs=3),
+)
+
+
+# --- images that the teacher does not know by heart -----------------------------------
+def cifar10_cutmix(folder: Path, **setting) -> Config:
+    """ResNet-20 from nothing, on images that are cut into one another."""
+    cfg = cifar10_config(folder, **setting)
+    augments = [dict(type='CutMix', alpha=1.0)]  # as MMPretrain's ImageNet recipes
+    cfg.data_preprocessor.update(
+        to_onehot=True, num_classes=10, batch_augments=dict(augments=augments)
+    )
+    return cfg
+
+
+MIXED = ('alone', 'KD', 'KD tau 1', 'DPK on the last stage + KD', 'CWD', 'FitNet')
+CIFAR10_CUTMIX = dataclasses.replace(
+    CIFAR10,
+    name='cifar10-cutmix',
+    about='the same on images cut into one another, which the teacher has not seen',
+    config=cifar10_cutmix,
+    methods={name: CIFAR10.methods[name] for name in MIXED}
+    | dict(DKD=shortened(hosts()['DKD'], 15)),
 )
