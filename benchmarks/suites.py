@@ -1,11 +1,12 @@
 """What benchmarks/gain.py runs: suites of methods on one student and teacher."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from digits_runs import TEACHER, digits_config, metric, train
 from mmengine.config import Config
+from mmengine.hooks import Hook
 
 _SAYS = {'links', 'student', 'teacher', 'unlabelled', 'optim_wrapper'}
 
@@ -46,7 +47,15 @@ class Suite:
     scale: float = 100.0
     guide: dict = field(default_factory=dict)
 
-    def run(self, method: str, folder: Path, *, seed: int, **setting) -> dict:
+    def run(
+        self,
+        method: str,
+        folder: Path,
+        *,
+        seed: int,
+        hooks: Sequence[Hook] = (),
+        **setting,
+    ) -> dict:
         """Metrics, in percent, of one student after training.
 
         Raises:
@@ -71,7 +80,7 @@ class Suite:
             )
         if 'unlabelled' in said:
             cfg.unlabelled_dataloader = said['unlabelled'](**setting)
-        runner = train(cfg)
+        runner = train(cfg, *hooks)
         if not all(p.isfinite().all() for p in runner.model.parameters()):
             raise FloatingPointError('diverged: weights are not finite')
         return {
