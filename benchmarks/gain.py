@@ -147,8 +147,6 @@ def main() -> None:
     path = results(suite)
     about = setting | dict(teacher=suite.teacher.stem)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    if device == 'cpu':  # the backward pass of its fused attention is slow in bf16
-        torch.backends.cuda.enable_flash_sdp(False)
     for seed in args.seeds:
         for method in methods:
             own = dict(method=method, seed=seed, **about)

@@ -173,8 +173,6 @@ def main() -> None:
         rows = [row for row in rows if row.get('start') in (0.0, *args.starts)]
     path = RESULTS / f'share_{args.suite.replace("-", "_")}.json'
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    if device == 'cpu':  # the backward pass of its fused attention is slow in bf16
-        torch.backends.cuda.enable_flash_sdp(False)
     for own in pending(path, rows, args.seeds, suite.setting, args.only):
         method = title({key: own[key] for key in rows[0]})
         own |= one_run(suite, method, own['seed'], suite.setting, device)

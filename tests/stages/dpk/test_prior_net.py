@@ -8,7 +8,7 @@ from mmengine.logging import MMLogger
 from mmpretrain.models.utils import build_2d_sincos_position_embedding
 
 from kd_mm.stages.dpk.dpk import describe
-from kd_mm.stages.dpk.prior_net import Block, PriorNet, Size, sine_cosine
+from kd_mm.stages.dpk.prior_net import Block, PriorNet, Size, attend, sine_cosine
 
 
 def net(patch=1, student=4, teacher=6) -> PriorNet:
@@ -84,6 +84,28 @@ def test_tokens_come_back_to_their_places():
         atol=1e-5,
         rtol=1e-4,
     )
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'rounding'), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)]
+)
+def test_attention_is_softmax_of_scaled_products_both_ways(dtype, rounding):
+    """Whichever way is taken for it; see benchmarks/attention.py."""
+    given = [torch.randn(2, 3, 7, 8).to(dtype).requires_grad_() for _ in range(3)]
+    exact = [x.detach().double().requires_grad_() for x in given]
+    direction = torch.randn(2, 3, 7, 8).to(dtype)
+    q, k, v = exact
+    wanted = torch.softmax(q @ k.mT / 8**0.5, dim=-1) @ v
+    found = attend(*given)
+    assert found.dtype == dtype
+    for x, by in ((found, direction), (wanted, direction.double())):
+        x.backward(by)
+    pairs = [
+        (found, wanted),
+        *((a.grad, b.grad) for a, b in zip(given, exact, strict=True)),
+    ]
+    for a, b in pairs:
+        torch.testing.assert_close(a.double(), b, atol=rounding * 2, rtol=rounding)
 
 
 def test_the_log_counts_every_product_attention_too(monkeypatch):
