@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DIGITS = 'configs/kd/digits/retinanet_r18w24_r18w16_{}_digits.py'
 COCO = 'configs/kd/retinanet_r101_r50_{}.py'
 GFL = 'configs/kd/gfl_r101_r50_{}.py'
+FASTER = 'configs/kd/faster_rcnn_r101_r50_{}.py'
 DETR = 'configs/kd/deformable_detr_r50_r18_{}.py'
 CIFAR = 'configs/kd_cls/cifar100/resnet32x4_resnet8x4_{}.py'
 IMAGENET = 'configs/kd_cls/imagenet/resnet34_resnet18_{}.py'
@@ -44,6 +45,7 @@ NAMES = {
     (DIGITS, 8, 128): ('fitnet', 'pkd', 'cwd_share', 'kcd_pkd', 'sokd_stable', 'dpk'),
     (COCO, 1, 320): ('fitnet', 'cwd', 'pkd', 'kcd_pkd', 'sokd_stable', 'dpk'),
     (GFL, 1, 320): ('ld', 'crosskd', 'crosskd_pkd'),
+    (FASTER, 1, 320): ('crosskd',),
     (DETR, 1, 320): ('queries',),
     (CIFAR, 64, 32): ('kd', 'fitnet', 'cwd', 'pkd', 'kcd', 'sokd', 'dpk'),
     (IMAGENET, 8, 224): ('kd', 'review', 'sokd', 'dpk'),

@@ -129,6 +129,7 @@ def head(criterion: dict) -> dict:
 # not reported and without a look at its mAP.
 DIGITS = {
     'alone': None,
+    'auto': dict(links='auto'),
     'FitNet': neck(ADAPTER),
     'AT': neck(criterion=dict(type='kd_mm.ATLoss', weight=1000.0)),
     'SP': neck(criterion=dict(type='kd_mm.SPLoss', weight=100.0)),
