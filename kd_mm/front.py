@@ -165,7 +165,7 @@ def distil_config(
         distilled.load_from = fspath(student_checkpoint)
     # not that of the student alone: its checkpoints bear the same names
     folder = cfg.get('work_dir') or f'./work_dirs/{_stem(cfg)}'
-    label = method if isinstance(method, str) else 'distilled'
+    label = links if isinstance(links, str) else 'distilled'
     distilled.work_dir = f'{folder.rstrip("/")}_{label}'
     return distilled
 

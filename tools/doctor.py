@@ -4,6 +4,7 @@
     python tools/doctor.py configs/kd/digits/retinanet_r18w24_r18w16_fitnet_digits.py
     python tools/doctor.py CONFIG --student work_dirs/run/epoch_12.pth --images 500
     python tools/doctor.py STUDENT --teacher TEACHER --teacher-checkpoint CHECKPOINT
+    python tools/doctor.py STUDENT ... --student-checkpoint CHECKPOINT
 
 Prints a table of checks, each fine, look or wrong, with the remedy. Nothing is written
 but --json; the exit code is 1 if something is wrong. See docs/troubleshooting.md.
@@ -29,7 +30,9 @@ def parse_args():
         'config', help='config of a distilled model, or with --teacher a plain one'
     )
     parser.add_argument(
-        '--student', metavar='CKPT', help="checkpoint; by default the config's start"
+        '--student',
+        metavar='CKPT',
+        help='what a run has made of the student; by default its start',
     )
     parser.add_argument(
         '--images', type=int, default=200, help='of each set; default: %(default)s'
@@ -42,7 +45,7 @@ def parse_args():
         '--cfg-options', nargs='+', action=cli.CfgOptions, metavar='KEY=VALUE'
     )
     cli.add_trust(parser)
-    one_command.add_arguments(parser, starts=False)
+    one_command.add_arguments(parser)
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
     return parser.parse_args()
 
@@ -50,10 +53,12 @@ def parse_args():
 def main():
     args = parse_args()
     start = time.time()
-    with Session(trust=args.trust):
+    with Session(trust=args.trust) as session:
         cfg = cli.read_config(args, lambda cfg: one_command.distilled(cfg, args))
         cli.need(cfg, 'train_dataloader', 'look at')
         check_distilled(cfg, args.config)
+        if args.student_checkpoint:
+            session.keys[args.student_checkpoint] = one_command.START
         if args.images < 8 or args.steps < 4:
             raise ConfigError('--images must be >= 8 and --steps >= 4')
         console = Console()

@@ -24,6 +24,12 @@ def parse_args():
         '--amp', action='store_true', help='mixed precision (bfloat16 on CPU)'
     )
     parser.add_argument(
+        '--epochs',
+        type=int,
+        metavar='N',
+        help='train for N epochs: schedulers, mode switches and the like go along',
+    )
+    parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
         help='scale the learning rate by the batch size',
@@ -43,7 +49,7 @@ def parse_args():
 def main():
     args = parse_args()
     with Session(trust=args.trust) as session:
-        cfg = cli.read_config(args, lambda cfg: one_command.distilled(cfg, args))
+        cfg = cli.read_config(args, lambda cfg: one_command.changed(cfg, args))
         for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
             cli.need(cfg, key, 'train')
         if args.amp:

@@ -9,19 +9,17 @@ from ..auto import AUTO, NAMES
 from ..errors import ConfigError
 from ..front import distil_config
 from .export import check_fits, is_distilled
-from .fine_tuning import proposal
+from .fine_tuning import of_length, proposal
 from .states import some
 
 START = '--student-checkpoint'
 
 
-def add_arguments(parser, *, starts=True):
+def add_arguments(parser):
     """Add what makes a distilled config of a plain one.
 
     Args:
         parser (ArgumentParser): Of the tool.
-        starts (bool): Whether the tool also takes a trained student to start from.
-            Defaults to True.
     """
     group = parser.add_argument_group(
         'distillation of a plain config',
@@ -41,14 +39,29 @@ def add_arguments(parser, *, starts=True):
         metavar='NAME',
         help=f'how to distil: {", ".join(NAMES)}; default: {AUTO}',
     )
-    if not starts:
-        parser.set_defaults(student_checkpoint=None)
-        return
     group.add_argument(
         START,
         metavar='CKPT',
         help='weights of a student that is trained already, to start from',
     )
+
+
+def changed(cfg, args):
+    """The config that is trained: distilled on request, of another length on request.
+
+    Args:
+        cfg (Config): As it was read.
+        args (argparse.Namespace): See :func:`add_arguments`; and ``epochs``.
+
+    Raises:
+        ConfigError: If arguments contradict each other or the config.
+    """
+    cfg = distilled(cfg, args)
+    if args.epochs is not None:
+        if args.epochs < 1:
+            raise ConfigError(f'--epochs={args.epochs}: at least 1')
+        cfg.merge_from_dict(of_length(cfg, args.epochs))
+    return cfg
 
 
 def distilled(cfg, args):
@@ -128,5 +141,5 @@ def _tell_start(cfg, args, model, logger):
             f'kd_mm: {START} {path}: {len(lost)} tensors of the student are not in it '
             f'and start anew ({some(lost)})'
         )
-    if line := proposal(cfg, args.cfg_options or {}):
+    if args.epochs is None and (line := proposal(cfg, args.cfg_options or {})):
         logger.warning(f'kd_mm: {START}: {line}')
