@@ -7,14 +7,16 @@ from mmengine.logging import MMLogger
 from torch import Tensor
 
 from .errors import ConfigError
+from .probe import once
 
 
 class GradientShare:
     """Share of the distillation in the gradient that reaches the tapped features.
 
-    ``||g_kd|| / (||g_kd|| + ||g_task||)`` over all levels of a link, 0 when the link
-    does nothing and 1 when it drowns the task. Our choice. Read off in the backward
-    pass that happens anyway, often at first and sparsely later.
+    ``||g_kd|| / (||g_kd|| + ||g_task||)`` over the features of a link that it sends
+    anything to, each once; 0 when the link does nothing and 1 when it drowns the task.
+    Our choice. Read off in the backward pass that happens anyway, often at first and
+    sparsely later.
 
     Attributes:
         value (Tensor | None): The last share, a scalar without gradient; a gradient
@@ -40,9 +42,10 @@ class GradientShare:
         if not all(feature.requires_grad for feature in features):
             return features
         squares: list[tuple[Tensor, Tensor]] = []
-        return [self._alias(f, squares, len(features)) for f in features]
+        before = torch.nan if self.value is None else self.value
+        return once(lambda f: self._alias(f, squares, before), features)
 
-    def _alias(self, feature: Tensor, squares: list, levels: int) -> Tensor:
+    def _alias(self, feature: Tensor, squares: list, before: Tensor | float) -> Tensor:
         alias = feature.view_as(feature)
         seen: list[Tensor] = []
         alias.register_hook(lambda gradient: seen.append(gradient.detach()))
@@ -54,14 +57,11 @@ class GradientShare:
             ours = seen.pop().float()
             task = total.detach().float() - ours
             squares.append((ours.square().sum(), task.square().sum()))
-            if len(squares) == levels:
-                kd, rest = (
-                    torch.stack(s).sum().sqrt() for s in zip(*squares, strict=True)
-                )
-                both = kd + rest
-                before = torch.nan if self.value is None else self.value
-                share = kd / (both + 1e-12)
-                self.value = torch.where(both.isfinite(), share, before)
+            # the last level to come makes it whole; which one that is nobody knows
+            kd, rest = (torch.stack(s).sum().sqrt() for s in zip(*squares, strict=True))
+            both = kd + rest
+            share = kd / (both + 1e-12)
+            self.value = torch.where(both.isfinite(), share, before)
 
         feature.register_hook(compare)
         return alias

@@ -1,6 +1,6 @@
 """What a backward pass says about a link, and how the gradient in it is scaled."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,21 +12,27 @@ class Probe:
     """What the backward pass of one step says about one link.
 
     Args:
-        levels (int): How many features the link has.
         weight (Tensor): The multiplier that this step would have had.
         own (Tensor): What the gradient is scaled with where it enters the link.
     """
 
-    def __init__(self, levels: int, weight: Tensor, own: Tensor) -> None:
-        self.levels, self.weight, self.own = levels, weight, own
+    def __init__(self, weight: Tensor, own: Tensor) -> None:
+        self.weight, self.own = weight, own
         self._found: dict[str, list[Tensor]] = dict(dot=[], task=[], student=[], end=[])
         self._handles: list[RemovableHandle] = []
 
     def _note(self, side: str, gradient: Tensor) -> None:
         self._found[side].append(gradient.detach().float().square().sum())
 
-    def alias(self, feature: Tensor) -> Tensor:
-        """Measure what arrives from the link, let nothing through, then the task's."""
+    def aliases(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Measure what arrives from the link, let nothing through, then the task's.
+
+        A feature that is tapped twice is measured once; one that the link sends
+        nothing to does not count.
+        """
+        return once(self._alias, features)
+
+    def _alias(self, feature: Tensor) -> Tensor:
         alias = feature.view_as(feature)
         ours: list[Tensor] = []
 
@@ -69,14 +75,21 @@ class Probe:
         """
         for handle in self._handles:
             handle.remove()
-        counts = {side: len(found) for side, found in self._found.items()}
-        if not counts['task'] == counts['student'] == self.levels or not counts['end']:
+        if not all(self._found.values()):
             return like.new_zeros(4, dtype=torch.float32)
         dot, task, student, end = (
             torch.stack(found).sum() for found in self._found.values()
         )
         own = self.own
         return torch.stack([dot / own, task, student / own**2, end / own**2])
+
+
+def once(make: Callable[[Tensor], Tensor], features: Sequence[Tensor]) -> list[Tensor]:
+    """What is made of every feature, the same for one that comes twice."""
+    made = {
+        id(feature): make(feature) for feature in {id(f): f for f in features}.values()
+    }
+    return [made[id(feature)] for feature in features]
 
 
 class Scaled(torch.autograd.Function):

@@ -171,8 +171,8 @@ class Share(nn.Module):
         if not all(feature.requires_grad for feature in features):
             return list(features)
         if probe:
-            self._probe = Probe(len(features), self.weight, self._own)
-            return [self._probe.alias(feature) for feature in features]
+            self._probe = Probe(self.weight, self._own)
+            return self._probe.aliases(features)
         self._own = torch.where(known, self._own, 0.0)
         rest = torch.where(acts, (student - own).exp(), 0.0)
         return [Scaled.apply(feature, rest) for feature in features]

@@ -34,6 +34,15 @@ def test_share_equals_the_two_gradients_computed_apart():
     assert float(share.value) == pytest.approx(float(norms[0] / sum(norms)), rel=1e-5)
 
 
+def test_levels_without_a_gradient_do_not_count_and_a_feature_counts_once():
+    x = torch.randn(3, 4, requires_grad=True)
+    level, silent = x * 2, x.sin()
+    share = GradientShare()
+    first, _, again = share.watch([level, silent, level])
+    (3 * first.sum() + again.sum() + (level + silent).sum()).backward()
+    assert float(share.value) == pytest.approx(4 / 5, rel=1e-6)
+
+
 def test_share_leaves_gradients_as_they_are():
     results = []
     for interval in (0, 1):

@@ -224,6 +224,24 @@ def test_a_loss_scale_and_accumulated_gradients_do_not_matter():
 # ---- several links ------------------------------------------------------------------
 
 
+def test_levels_without_a_gradient_do_not_count_and_a_feature_counts_once():
+    share = Share(target=0.75, falls_to=1.0)
+    for _ in range(4):
+        x = torch.zeros(4, requires_grad=True)
+        level, silent = x * 1, x * 1
+        share.settle()
+        tapped = [level, silent, level]
+        first, other, again = share.hold(tapped, 3.0, probe=share.due(Progress()))
+        share.count()
+        ends = share.end([first, other, again], [])
+        loss = share.own(5 * ends[0].sum() + 2 * ends[2].sum())
+        (loss + level.sum() + silent.sum()).backward()
+    kd = x.grad.norm() - 4  # task and link point the same way
+    assert float(kd) == pytest.approx(6.0, rel=1e-3)  # three times the level's task
+    share.settle()
+    assert float(share.value) == pytest.approx(0.75, rel=1e-3)
+
+
 def test_links_on_one_feature_settle_and_the_task_keeps_the_rest():
     shares = dict(a=Share(target=0.5), b=Share(target=0.3))
     targets = dict(a=0.5, b=0.3)
