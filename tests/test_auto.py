@@ -360,7 +360,7 @@ def test_a_checkpoint_of_the_student_makes_auto_that():
     assert kd_mm.distil(student, teacher, **said).model.links == 'auto'
     cfg = kd_mm.distil(student, teacher, student_checkpoint='s.pth', **said)
     assert (cfg.model.links, cfg.load_from) == ('auto_trained', 's.pth')
-    assert cfg.work_dir.endswith('_auto')
+    assert cfg.work_dir.endswith('_auto_trained')
     cfg = kd_mm.distil(student, teacher, method='pkd', student_checkpoint='s', **said)
     assert cfg.model.links == 'pkd'
     student.load_from = 's.pth'

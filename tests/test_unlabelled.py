@@ -168,6 +168,8 @@ DAM = dict(type='kd_mm.DAM', supervision='gt', hidden=4)
         (fitnet(images='labelled'), {}, 'so none uses it'),
         (fitnet(images='unlabelled'), dict(unlabelled_dataloader=None),
          "links.fpn.images='unlabelled' needs unlabelled_dataloader"),
+        (fitnet(images='unlabelled', share=0.5), {},
+         "links.fpn.share is measured beside the task's gradient"),
     ],
 )  # fmt: skip
 def test_what_they_cannot_serve_is_said(tmp_path, links, extra, match):

@@ -1,6 +1,5 @@
 """Where a network could be tapped: what feeds its heads, and its class scores."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from ..sizes import Size
 from ..stages.tokens_to_map import EXTRA, learn_grid, size_of
 from ..taps import Tap
 from ..trial import IMAGES
+from ..utils.strides import stride_of
 from .survey import Given, Point, Survey
 
 
@@ -188,24 +188,8 @@ def _level(shape: tuple[int, ...], survey: Survey, before: float) -> Level | Non
     seen = torch.empty(shape, device='meta')
     if image != batch:
         seen = crop(seen, padded=image, size=batch)
-    stride = _stride(shape[2:], image, before)
+    stride = stride_of(tuple(shape[2:]), image, before)
     return Level(MAP, shape, stride, (seen.shape[2], seen.shape[3]))
-
-
-def _stride(cells: tuple[int, ...], image: Size, before: float) -> float:
-    """Pixels between two cells; of several that explain a small map the likeliest."""
-    ratio = math.sqrt(math.prod(image) / math.prod(cells))
-    fitting = [
-        stride
-        for stride in range(1, max(image) + 1)
-        if all(c in (n // stride, -(-n // stride)) for c, n in zip(cells, image))
-    ]
-    doubled = [s for s in fitting if s & (s - 1) == 0]
-    if before and 2 * before in doubled:
-        return 2 * before
-    return min(
-        doubled or fitting or [round(ratio)], key=lambda s: abs(math.log(s / ratio))
-    )
 
 
 def _tokens(shape: tuple[int, ...], image: Size, batch: Size) -> Level:

@@ -57,7 +57,7 @@ def stream_of(runner: Runner, distiller: Distiller) -> Stream | None:
 
     Raises:
         ConfigError: If a link reads what such images do not have, no link uses them,
-            or a link wants some and there are none.
+            a link wants some and there are none, or has a share and nothing else.
     """
     cfg = runner.cfg.get(KEY)
     wanted = {n: link.images for n, link in distiller.links.items()}
@@ -75,6 +75,12 @@ def stream_of(runner: Runner, distiller: Distiller) -> Stream | None:
             raise ConfigError(
                 f'links.{name}: {reads} reads the ground truth, which the images of '
                 f"{KEY} do not have; say links.{name}.images='labelled'"
+            )
+        if link.images == 'unlabelled' and link.share is not None:
+            raise ConfigError(
+                f"links.{name}.share is measured beside the task's gradient, and the "
+                f'images of {KEY} have no task: set criterion.weight instead, or '
+                f"links.{name}.images='all'"
             )
     if not any(link.criterion.weight for link in distiller.links.values()):
         return None  # the baseline

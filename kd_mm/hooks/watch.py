@@ -62,7 +62,8 @@ class Watch:
                 continue
             if link.share is None:  # held links are where they are meant to be
                 self._share(runner, name, news.get(f'{prefix}_gradient_share'))
-            self._loss(runner, name, news.get(f'train/loss_kd_{name}'))
+            where = '_unlabelled' if link.images == 'unlabelled' else ''
+            self._loss(runner, name, news.get(f'train/loss_kd_{name}{where}'))
             own = {
                 key.removeprefix(f'{prefix}_'): values
                 for key, values in news.items()

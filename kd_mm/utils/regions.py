@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .strides import stride_of
+
 
 def square_anchors(
     sizes: Sequence[tuple[int, int]],
@@ -26,15 +28,12 @@ def square_anchors(
     Returns:
         Tensor: ``(A, 4)``, x1, y1, x2, y2 in pixels, levels one after the other.
     """
-    found = []
+    found, stride = [], 0.0
     for size in sizes:
-        strides = [whole / cells for whole, cells in zip(image_size, size, strict=True)]
-        y, x = (
-            (torch.arange(cells, device=device) + offset) * stride
-            for cells, stride in zip(size, strides, strict=True)
-        )
+        stride = stride_of(tuple(size), tuple(image_size), stride)
+        y, x = ((torch.arange(n, device=device) + offset) * stride for n in size)
         centres = torch.cartesian_prod(y, x).flip(1)
-        half = centres.new_tensor([strides[1], strides[0]]) * scale / 2
+        half = stride * scale / 2
         found.append(torch.cat([centres - half, centres + half], 1))
     return torch.cat(found)
 

@@ -46,6 +46,7 @@ class Run:
             factor=lambda progress: factor,
             criterion=SimpleNamespace(weight=1.0),
             share=None,
+            images='all',
             stages=[dafa(), DAM()],
         )
         self.links = dict(fpn=self.link)
@@ -96,6 +97,14 @@ def test_each_thing_is_said_once_after_it_lasted(request, wrong, says):
     for _ in range(5):
         run.epoch(**(WELL | wrong))
     assert len(run.said) == 1 and says in run.said[0] and 'links.fpn' in run.said[0]
+
+
+def test_of_a_link_on_images_without_labels_their_loss_counts(request):
+    run = Run(request.node.name)
+    run.link.images = 'unlabelled'
+    for loss in (3.0, 2.0, 1.0, 0.9, 0.8, 0.8):
+        run.epoch(loss_kd_fpn=0.0, loss_kd_fpn_unlabelled=loss, **WELL)
+    assert run.said == []
 
 
 def test_what_cannot_be_otherwise_is_not_said(request):

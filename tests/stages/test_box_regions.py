@@ -33,6 +33,19 @@ def anchors():
     return ours
 
 
+@pytest.mark.parametrize('image', [(800, 1088), (800, 1344), (1024, 1152), (427, 640)])
+def test_anchors_are_mmdetections_where_no_stride_divides_the_image(image):
+    strides = [8, 16, 32, 64, 128]
+    padded = tuple(-(-n // 32) * 32 for n in image)
+    sizes = [tuple(-(-n // s) for n in padded) for s in strides]
+    made = AnchorGenerator(
+        strides=strides, ratios=[1.0], octave_base_scale=8, scales_per_octave=1
+    ).grid_priors(sizes, device='cpu')
+    torch.testing.assert_close(
+        square_anchors(sizes, padded, scale=8.0), torch.cat(made)
+    )
+
+
 def test_the_main_region_is_what_mmdetections_atss_assigns(anchors):
     torch.manual_seed(1)
     counts = [h * w for h, w in SIZES]

@@ -1,0 +1,36 @@
+"""How many pixels lie between two cells of a map."""
+
+import functools
+import math
+
+
+@functools.lru_cache(maxsize=4096)  # once for every size of image that training brings
+def stride_of(
+    cells: tuple[int, ...], image: tuple[int, int], before: float = 0
+) -> float:
+    """Pixels between two cells; of several that explain a small map the likeliest.
+
+    A map has as many cells as strides fit into the image, the last one in full or not,
+    so image over cells is no stride: 1088 pixels are 9 cells of 128.
+
+    Args:
+        cells (tuple[int, ...]): Height and width of the map.
+        image (tuple[int, int]): Of the batch, in pixels.
+        before (float): Stride of the level before, if there is one: twice as many are
+            likely. Defaults to 0.
+
+    Returns:
+        float: A whole number; powers of two before others.
+    """
+    ratio = math.sqrt(math.prod(image) / math.prod(cells))
+    fitting = [
+        stride
+        for stride in range(1, max(image) + 1)
+        if all(c in (n // stride, -(-n // stride)) for c, n in zip(cells, image))
+    ]
+    doubled = [s for s in fitting if s & (s - 1) == 0]
+    if before and 2 * before in doubled:
+        return 2 * before
+    return min(
+        doubled or fitting or [round(ratio)], key=lambda s: abs(math.log(s / ratio))
+    )
