@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from . import sizes
 from .errors import ConfigError
 from .link import Link
+from .modes import tell_own_modes
 from .preprocess import channels_last
 from .sizes import Size
 from .taps import Recording, Taps
@@ -278,6 +279,7 @@ def _student(
     if not predicting.useful:
         return training, None
     _learn(predicting, student, taps, 'prediction')
+    tell_own_modes(twin, taps, predicting.recording, inputs, samples)
     return training, predicting.recording
 
 

@@ -90,6 +90,8 @@ crosskd_fcos = dict(
 
 # Heads in which every level has modules of its own: one tap a level. The first of two
 # convolutions; a narrower student gets an adapter in front.
+# For a teacher with exp_on_reg=True (RTMDet-m, -l, -x) say form='log_distances': behind
+# its last layer stands an exponential, which is no module.
 _rtm_taps = [
     f'{convs}.{level}.0.activate@input' for convs in (_cls, _reg) for level in range(3)]
 crosskd_rtmdet = dict(

@@ -59,6 +59,23 @@ def teacher_modules(teacher: nn.Module, step: str, level: int) -> list[nn.Module
     return list(module)[first:end]
 
 
+def refuse_other_channels(stage: Stage, link: Link) -> None:
+    """Whoever reads a feature by the teacher's own layers wants it as the teacher's.
+
+    Raises:
+        ConfigError: If a stage before this one moves the teacher's channels, or makes
+            one feature of those of several teachers.
+    """
+    for other in list(link.stages)[: list(link.stages).index(stage)]:
+        name = type(other).__name__
+        if other.moves_channels or other.merges:
+            does = 'merges teachers' if other.merges else 'moves channels'
+            raise ConfigError(
+                f"{name} stands before it and {does}, which the teacher's layers "
+                'would misread; use it in a link of its own'
+            )
+
+
 @MODELS.register_module()
 class CrossKD(Stage):
     """Let both sides run on through the teacher's remaining layers.
@@ -141,13 +158,7 @@ class CrossKD(Stage):
                 self._keeps_input &= probe._version == before
 
     def check(self, link: Link) -> None:
-        before = list(link.stages)[: list(link.stages).index(self)]
-        movers = [type(stage).__name__ for stage in before if stage.moves_channels]
-        if movers:
-            raise ConfigError(
-                f"{movers[0]} stands before it and moves channels, which the teacher's "
-                'layers would misread; use it in a link of its own'
-            )
+        refuse_other_channels(self, link)
         numbered = any('{level}' in step for branch in self.branches for step in branch)
         if numbered and any(levels is not None for levels in link.levels.values()):
             raise ConfigError(

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, within
+from ..link import Link
 from ..options import Count, checked
 from ..pair import MAP, FeaturePair
 from ..registry import MODELS
 from .base import Borrowed, Stage
-from .cross_kd import teacher_modules
+from .cross_kd import refuse_other_channels, teacher_modules
 from .match_queries import log_odds
 
 
@@ -42,7 +43,7 @@ class TeacherRoIs(Stage):
 
     Raises:
         ConfigError: If the teacher has no such modules, is stored in half precision, or
-            the maps do not fit them.
+            the maps do not fit them, or a stage before it moves channels.
     """
 
     layouts, same = (MAP,), 'size'
@@ -86,6 +87,9 @@ class TeacherRoIs(Stage):
             )
         if not any('batch_input_shape' in s.metainfo for s in pair.samples):
             raise ConfigError('the data samples are none of a detector')
+
+    def check(self, link: Link) -> None:
+        refuse_other_channels(self, link)
 
     def forward(self, pair: FeaturePair) -> FeaturePair:
         with torch.no_grad():

@@ -103,3 +103,10 @@ def test_what_is_missing_is_named(options, kwargs, says):
     net = toys.faster_rcnn()
     with pytest.raises(ConfigError, match=says):
         build(distill_cfg(net, net, link(**options), teacher_kwargs=kwargs))
+
+
+def test_channels_in_another_order_are_not_read_by_the_teachers_head():
+    net, links = toys.faster_rcnn(), link()
+    links['roi']['stages'].insert(0, dict(type='kd_mm.ChannelAlign'))
+    with pytest.raises(ConfigError, match='ChannelAlign stands before it and moves'):
+        build(distill_cfg(net, net, links))
