@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -9,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .errors import ConfigError, nearest, within
 from .link import Link
@@ -53,7 +56,15 @@ class Average(Teacher):
         )
         self.momentum = momentum
         self.steps = 0
-        self._seen: int | None = None
+        self._version = 0  # of all the student's weights together, when last seen
+        self._watched: set[int] = set()  # ids of those weights
+        self._stepped = False  # an optimiser, since then
+        _hear_of_steps(self)
+
+    def _note(self, optimizer: Optimizer) -> None:
+        parameters = (p for group in optimizer.param_groups for p in group['params'])
+        if any(id(p) in self._watched for p in parameters):
+            self._stepped = True
 
     def settle(self, reached: set[nn.Module]) -> None:
         """All of it stays with the student, whatever the taps need."""
@@ -68,19 +79,42 @@ class Average(Teacher):
     def follow(self, student: nn.Module) -> None:
         """Take in the weights of the student, if they have changed."""
         theirs = dict(student.named_parameters())
-        version = sum(p._version for p in theirs.values() if p.requires_grad)
-        if version == self._seen and self.steps:
-            return
-        self._seen = version
-        self.steps += 1
         own = dict(self.model.named_parameters())
+        if not self._have_changed([theirs[name] for name in own]) and self.steps:
+            return
+        self.steps += 1
         weight = max(self.momentum, 1 / self.steps)
-        torch._foreach_lerp_(
-            list(own.values()), [theirs[n].to(p) for n, p in own.items()], weight
-        )
+        if weight == 1:  # lerp keeps a NaN, which unset memory may hold
+            for name, mean in own.items():
+                mean.copy_(theirs[name])
+        else:
+            weights = [theirs[name].to(mean) for name, mean in own.items()]
+            torch._foreach_lerp_(list(own.values()), weights, weight)
         buffers = dict(student.named_buffers())
         for name, buffer in self.model.named_buffers():
             buffer.copy_(buffers[name])
+
+    def _have_changed(self, weights: Sequence[Tensor]) -> bool:
+        """Whether they are others than at the last call, as far as one can tell.
+
+        Fused optimisers, and those that write through ``p.data``, leave the version
+        of a weight alone; what is not an optimiser, such as loading, takes no step.
+        A step that the loss scaler makes void is none, except of a fused optimiser:
+        only the accelerator knows of it, and asking would wait.
+        """
+        version = sum(p._version for p in weights if p.requires_grad)
+        watched = set(map(id, weights))
+        same = (version, watched) == (self._version, self._watched)
+        changed = self._stepped or not same
+        self._version, self._watched, self._stepped = version, watched, False
+        return changed
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | dict(_watched=set())  # others where it is read
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _hear_of_steps(self)
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps of it."""
@@ -91,6 +125,19 @@ class Average(Teacher):
         self.steps = int(state['steps'])
         own = {name: value for name, value in state.items() if name != 'steps'}
         self.model.load_state_dict(own)
+
+
+def _hear_of_steps(average: Average) -> None:
+    """Tell it of every optimiser's step, for as long as it lives."""
+    method = weakref.WeakMethod(average._note)
+
+    def tell(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        note = method()
+        if note is not None:
+            note(optimizer)
+
+    handle = register_optimizer_step_post_hook(tell)
+    weakref.finalize(average, handle.remove)
 
 
 def named(teacher: Any) -> dict[str, dict]:
