@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..options import Count, checked
-from ..pair import FeaturePair
+from ..pair import FeaturePair, channels_first
 from ..registry import MODELS
 from .base import Stage
 
@@ -25,17 +25,17 @@ class MergeTeachers(Stage):
             logits of the teacher whose likeliest class is the likeliest.
             Defaults to 'mean'.
         sigmoid (bool): Whether each logit is a probability of its own, as in dense
-            detection heads; softmax over dim 1 otherwise. For 'certain'.
+            detection heads; softmax over channels otherwise. With 'certain' only.
             Defaults to False.
-        classes (int, optional): How many logits belong together, where dim 1 has those
-            of several anchors one after the other. For 'certain'.
-            Defaults to None, all of dim 1.
+        classes (int, optional): How many logits belong together, where the channels
+            are those of several anchors one after the other. With 'certain' only.
+            Defaults to None, all channels.
 
     Shapes:
-        per level and teacher ``(N, C, ...)`` -> ``(N, C, ...)``.
+        per level and teacher ``(N, C, H, W)``, ``(N, L, C)`` or ``(N, C)`` -> the same.
 
     Raises:
-        ConfigError: If the teachers give different shapes.
+        ConfigError: If the teachers give different shapes, or an option has no effect.
     """
 
     merges = True
@@ -49,6 +49,12 @@ class MergeTeachers(Stage):
         classes: Count | None = None,
     ) -> None:
         super().__init__()
+        if by == 'mean' and (sigmoid or classes):
+            name = 'sigmoid' if sigmoid else 'classes'
+            raise ConfigError(
+                f"MergeTeachers.{name} has no effect with by='mean': say by='certain', "
+                'or leave it out'
+            )
         self.by, self.sigmoid, self.classes = by, sigmoid, classes
 
     def forward(self, pair: FeaturePair) -> FeaturePair:
@@ -63,7 +69,8 @@ class MergeTeachers(Stage):
                     f'{level}, which cannot be merged; give each a link of its own'
                 )
             # (teachers, N, C, ...)
-            merged.append(self._merge(torch.stack(several)))
+            stacked = torch.stack([channels_first(feature) for feature in several])
+            merged.append(channels_first(self._merge(stacked)))
         pair.teacher = merged
         return pair
 
