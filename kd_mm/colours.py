@@ -6,7 +6,7 @@ that their maps stay aligned.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,11 +21,19 @@ OPTION = 'teacher.plain_colours'
 COLOURS = {
     'AutoContrast', 'Brightness', 'Color', 'ColorJitter', 'ColorTransform', 'Contrast',
     'Equalize', 'GaussianBlur', 'Invert', 'Lighting', 'PhotoMetricDistortion',
-    'Posterize', 'RandomGrayscale', 'Sharpness', 'Solarize', 'SolarizeAdd',
-    'YOLOXHSVRandomAug',
+    'Posterize', 'RandomAdjustSharpness', 'RandomAutocontrast', 'RandomEqualize',
+    'RandomGrayscale', 'RandomInvert', 'RandomPosterize', 'RandomSolarize',
+    'Sharpness', 'Solarize', 'SolarizeAdd', 'YOLOXHSVRandomAug',
 }  # fmt: skip
-MIXED = {'Albu', 'Albumentations', 'AutoAugment', 'ImageAug', 'RandAugment'}
+MIXED = {
+    'Albu', 'Albumentations', 'AugMix', 'AutoAugment', 'ImageAug', 'RandAugment',
+    'TrivialAugmentWide',
+}  # fmt: skip
 CHOICES = {'RandomApply', 'RandomChoice', 'RandomOrder'}
+TORCHVISION = 'TorchVisonTransformWrapper'  # MMPretrain's spelling
+# What a transform has that takes in other images: MMDetection's and MMYOLO's mosaics
+# and mix-ups, those with a cache of the images that came before.
+OTHERS = ('results_cache', 'get_indexes', 'get_indices')
 
 
 def changes_colours(transform: Any) -> bool:
@@ -35,6 +43,8 @@ def changes_colours(transform: Any) -> bool:
         ConfigError: If it changes colours and shapes, and does not say which when.
     """
     name = type(transform).__name__
+    if name == TORCHVISION:
+        return changes_colours(transform.t)
     if name in CHOICES:
         inner = [changes_colours(part) for part in _parts(transform)]
         if any(inner) and not all(inner):
@@ -46,11 +56,21 @@ def changes_colours(transform: Any) -> bool:
 
 
 def _parts(transform: Any) -> list:
-    """What a choice chooses from, in lists of lists."""
+    """What a transform consists of or chooses from, in lists of lists."""
     parts = getattr(transform, 'transforms', ())
-    inner = [p.transforms if isinstance(p, Compose) else p for p in parts]
-    flat = [q if isinstance(q, list | tuple) else [q] for q in inner]
-    return [part for group in flat for part in group]
+    parts = getattr(parts, 'transforms', parts)  # MMEngine's or MMCV's Compose
+    found: list = []
+    for part in parts if isinstance(parts, Iterable) else ():
+        row = part.transforms if type(part).__name__ == 'Compose' else part
+        found += row if isinstance(row, list | tuple) else [row]
+    return found
+
+
+def _takes_others(transform: Any) -> str | None:
+    """The name of the transform, here or inside, that takes in other images."""
+    if any(hasattr(transform, name) for name in OTHERS):
+        return type(transform).__name__
+    return next(filter(None, map(_takes_others, _parts(transform))), None)
 
 
 def _cannot(why: str) -> str:
@@ -65,11 +85,22 @@ class TwoColours:
     Args:
         transforms (Sequence[Callable]): From the first colour transform to the one
             that packs.
+
+    Raises:
+        ConfigError: If one of them takes in other images: followed twice, it would
+            take two at once into its cache, or a different one for each.
     """
 
     def __init__(self, transforms: Sequence[Callable]) -> None:
         self.transforms = list(transforms)
         self.colours = [changes_colours(t) for t in self.transforms]
+        if mixing := next(filter(None, map(_takes_others, self.transforms)), None):
+            raise ConfigError(
+                _cannot(
+                    f'{mixing} takes in other images behind the first colour '
+                    'transform; put it before that, or leave plain_colours out'
+                )
+            )
 
     def __call__(self, results: dict) -> dict | None:
         plain: Any = copy.deepcopy(results)
@@ -96,7 +127,7 @@ def split_colours(dataset: Any) -> int:
         int: How many pipelines had colour transforms.
 
     Raises:
-        ConfigError: If images are mixed after a colour transform.
+        ConfigError: If images are mixed behind a colour transform.
     """
     inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     below = sum(split_colours(part) for part in inner if part is not None)

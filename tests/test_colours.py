@@ -2,6 +2,7 @@
 
 import copy
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -212,6 +213,35 @@ def test_images_that_are_mixed_behind_it_are_refused():
         assert split_colours(late) == 1 == split_colours(late)
         sample = late[0]
         assert sample['data_samples'].get(FIELD).shape == sample['inputs'].shape
+
+
+@pytest.mark.parametrize(
+    'name', ['CachedMixUp', 'CachedMosaic', 'Mosaic', 'MixUp', 'CopyPaste']
+)
+def test_what_takes_in_other_images_twice_is_refused(name):
+    size = {} if name == 'CopyPaste' else dict(img_scale=SIZE)
+    mixes = dict(type=f'mmdet.{name}', **size)
+    colour = dict(type='mmdet.YOLOXHSVRandomAug')
+    sometimes = dict(type='RandomApply', transforms=[mixes])
+    match = f'plain_colours.*{name} takes in other images.*put it before'
+    for step in (mixes, sometimes):
+        with pytest.raises(ConfigError, match=match):
+            split_colours(SimpleNamespace(pipeline=compose(colour, step)))
+        assert split_colours(SimpleNamespace(pipeline=compose(step, colour))) == 1
+
+
+JITTER, RANDAUG = ({'type': f'mmpretrain.torchvision/{name}'} for name in
+                   ('ColorJitter', 'RandAugment'))  # fmt: skip
+
+
+def test_colours_are_found_inside_of_what_wraps_and_chooses():
+    import mmpretrain.datasets  # noqa: F401
+
+    either = dict(type='RandomChoice', transforms=[[JITTER], [COLOUR, JITTER]])
+    for step in (JITTER, either):
+        assert split_colours(SimpleNamespace(pipeline=compose(step))) == 1
+    with pytest.raises(ConfigError, match='plain_colours.* RandAugment changes'):
+        split_colours(SimpleNamespace(pipeline=compose(RANDAUG)))
 
 
 def test_a_batch_without_them_is_refused_by_name():
