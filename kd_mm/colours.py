@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from mmengine.dataset import Compose
+from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from .errors import ConfigError
@@ -129,11 +129,9 @@ def split_colours(dataset: Any) -> int:
     Raises:
         ConfigError: If images are mixed behind a colour transform.
     """
-    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    below = sum(split_colours(part) for part in inner if part is not None)
-    own = getattr(dataset, 'pipeline', None)
-    steps = own.transforms if isinstance(own, Compose) else own
-    if not isinstance(steps, list):
+    below = sum(split_colours(part) for part in _inside(dataset))
+    steps = _steps(dataset)
+    if steps is None:
         return below
     if below:
         raise ConfigError(_cannot('images are mixed behind the colour transforms'))
@@ -142,18 +140,53 @@ def split_colours(dataset: Any) -> int:
     first = next((i for i, t in enumerate(steps) if changes_colours(t)), None)
     if first is None:
         return 0
-    steps[first:] = [TwoColours(steps[first:])]
-    if hasattr(dataset, 'pipeline_types'):  # MultiImageMixDataset has names beside them
-        dataset.pipeline_types[first:] = [TwoColours.__name__]
+    _split_at(dataset, first)
     return 1
 
 
-def prepare(dataset: Any, student: nn.Module) -> None:
-    """What ``plain_colours`` needs of a training run, before its first batch.
+def _split_the_rest(dataset: Any) -> None:
+    """Where a pipeline has no colours, its last transform gives one image twice."""
+    steps = _steps(dataset)
+    if steps is None:
+        for part in _inside(dataset):
+            _split_the_rest(part)
+    elif not any(isinstance(step, TwoColours) for step in steps):
+        _split_at(dataset, -1)
+
+
+def _split_at(dataset: Any, first: int) -> None:
+    steps = _steps(dataset)
+    steps[first:] = [TwoColours(steps[first:])]
+    if hasattr(dataset, 'pipeline_types'):  # MultiImageMixDataset has names beside them
+        dataset.pipeline_types[first:] = [TwoColours.__name__]
+
+
+def _inside(dataset: Any) -> list:
+    """The data sets that one wraps."""
+    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    return [part for part in inner if part is not None]
+
+
+def _steps(dataset: Any) -> Any:
+    """The transforms of a data set's own pipeline, a list to change; None: it has none.
+
+    Its ``pipeline`` is MMEngine's Compose, MMCV's where a hook has put another in its
+    place, or a list.
+    """
+    own = getattr(dataset, 'pipeline', None)
+    steps = getattr(own, 'transforms', own)
+    return steps if isinstance(steps, list) else None
+
+
+def prepare(dataset: Any, student: nn.Module, *, again: bool = False) -> None:
+    """What ``plain_colours`` needs of a training run, before an epoch's first batch.
 
     Args:
         dataset (Dataset): Of the training, or of the images without labels.
         student (nn.Module): Whose data preprocessor must not mix images.
+        again (bool): Whether the run has begun before, and a hook may have put another
+            pipeline in the place of the first. That need not have colours: the
+            teacher sees the student's images then. Defaults to False.
 
     Raises:
         ConfigError: If there is nothing to leave out, or it cannot be.
@@ -164,10 +197,17 @@ def prepare(dataset: Any, student: nn.Module) -> None:
             "student's batch, which the teacher's would not follow; leave one of both"
         )
     if not split_colours(dataset):
-        raise ConfigError(
-            f'{OPTION}=True has no effect: the pipeline of {type(dataset).__name__} '
-            f'has none of {", ".join(sorted(COLOURS))}'
+        lacks = (
+            f'the pipeline of {type(dataset).__name__} has none of '
+            f'{", ".join(sorted(COLOURS))}'
         )
+        if not again:
+            raise ConfigError(f'{OPTION}=True has no effect: {lacks}')
+        MMLogger.get_current_instance().info(
+            f"kd_mm: {OPTION}: from now on the teacher sees the student's images: "
+            f'{lacks}'
+        )
+    _split_the_rest(dataset)
 
 
 def plain_batch(
@@ -190,7 +230,8 @@ def plain_batch(
     if any(image is None for image in images):
         raise ConfigError(
             f'{OPTION}: the data samples bring no second image; it is put there when '
-            "MMEngine's Runner starts training"
+            "MMEngine's Runner starts an epoch, so a hook that changes the pipeline "
+            'needs priority NORMAL or higher'
         )
     with torch.no_grad():
         data = preprocessor(dict(inputs=images, data_samples=None), False)

@@ -14,7 +14,7 @@ from mmcv.transforms import BaseTransform
 from mmengine.dataset import BaseDataset, Compose
 from mmengine.registry import DATASETS, TRANSFORMS
 
-from kd_mm.colours import FIELD, TwoColours, plain_batch, split_colours
+from kd_mm.colours import FIELD, TwoColours, plain_batch, prepare, split_colours
 from kd_mm.errors import ConfigError
 
 SIZE = (40, 56)
@@ -122,31 +122,35 @@ def loader(*steps, **kwargs) -> dict:
     )
 
 
-def run(tmp_path, *steps, teacher=None, **kwargs):
+def run(tmp_path, *steps, teacher=None, loads=None, **kwargs):
     cfg = distill_cfg(
         toys.retinanet(),
         toys.retinanet(width=24),
         teacher_kwargs=dict(plain_colours=True) if teacher is None else teacher,
     )
+    data = loader(*steps) | (loads or {})
     return make_runner(
-        cfg, tmp_path, train_dataloader=loader(*steps), default_scope='mmdet', **kwargs
+        cfg, tmp_path, train_dataloader=data, default_scope='mmdet', **kwargs
     )
 
 
-def test_in_training_the_teacher_sees_them(tmp_path):
-    found = {}
+def images_of(model) -> dict[str, list]:
+    """What both networks see while the student trains, filled then."""
+    found = dict(student=[], teacher=[])
+    backbones = dict(student=model, teacher=model.distiller.teacher.model)
+    for name, network in backbones.items():
 
-    def note(name):
-        def keep(module, inputs):
+        def note(module, inputs, name=name):
             if name == 'teacher' or module.training:
-                found.setdefault(name, []).append(inputs[0])
+                found[name].append(inputs[0])
 
-        return keep
+        network.backbone.register_forward_pre_hook(note)
+    return found
 
+
+def test_in_training_the_teacher_sees_them(tmp_path):
     one = run(tmp_path, COLOUR, *GEOMETRY)
-    model = one.model
-    model.backbone.register_forward_pre_hook(note('student'))
-    model.distiller.teacher.model.backbone.register_forward_pre_hook(note('teacher'))
+    found = images_of(one.model)
     one.train()
     assert len(found['student']) == len(found['teacher']) == 8
     for mine, theirs in zip(found['student'], found['teacher'], strict=True):
@@ -154,6 +158,43 @@ def test_in_training_the_teacher_sees_them(tmp_path):
         # alike but for the colours
         both = torch.stack([mine.mean(1).flatten(), theirs.mean(1).flatten()])
         assert torch.corrcoef(both)[0, 1] > 0.5
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('colours', [[COLOUR], []], ids=['', 'none'])
+def test_a_pipeline_that_a_hook_switches_to_is_split_too(tmp_path, colours, workers):
+    switch = dict(
+        type='PipelineSwitchHook',
+        switch_epoch=1,
+        switch_pipeline=[dict(type='mmengine.Photo'), *colours, *GEOMETRY],
+    )
+    several = dict(num_workers=workers, persistent_workers=workers > 0)
+    one = run(
+        tmp_path, COLOUR, *GEOMETRY, loads=several, custom_hooks=[switch], epochs=3,
+        log_level='INFO',
+    )  # fmt: skip
+    found = images_of(one.model)
+    one.train()
+    pairs = list(zip(found['student'], found['teacher'], strict=True))
+    same = [torch.equal(mine, theirs) for mine, theirs in pairs]
+    assert same == [False] * 4 + [not colours] * 8
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert log.count("the teacher sees the student's images") == (not colours)
+
+
+def test_data_sets_with_and_without_colours_go_together():
+    mixed = DATASETS.build(
+        dict(
+            type='mmengine.ConcatDataset',
+            datasets=[photos(COLOUR, *GEOMETRY), photos(*GEOMETRY)],
+        )
+    )
+    model = build(distill_cfg(toys.retinanet(), toys.retinanet()))
+    for again in (False, True):
+        prepare(mixed, model, again=again)
+    for part, same in zip(mixed.datasets, (False, True), strict=True):
+        item = part[0]
+        assert torch.equal(item['inputs'], item['data_samples'].get(FIELD)) == same
 
 
 def test_without_the_option_nothing_is_added(tmp_path):

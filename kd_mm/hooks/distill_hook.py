@@ -172,11 +172,18 @@ class DistillHook(Hook):
             if guide.validate:
                 self._validate(runner, guide, name)
         self._unlabelled = stream_of(runner, distiller)
-        if distiller.teachers.plain_colours:
-            prepare(runner.train_dataloader.dataset, _student(runner))
         if not runner._resume:
             for average in distiller.teachers.averages.values():
                 average.restart()
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Behind the hooks that switch pipelines, before the loader starts workers.
+
+        Workers that persist are ended by those hooks.
+        """
+        if _distiller(runner).teachers.plain_colours:
+            dataset = runner.train_dataloader.dataset
+            prepare(dataset, _student(runner), again=runner.iter > 0)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None
