@@ -31,7 +31,7 @@ from .taps import Recording, Tap, Taps
 from .teacher import inherit
 from .teachers import Teachers, named, network_of
 from .toolboxes import check_installed
-from .trial import device_of
+from .trial import device_of, on_device
 from .utils.kinds import is_type
 
 attach_to_runners()
@@ -311,8 +311,10 @@ def _build_distiller(
             tapped = dict(student=pair.student[:], teacher=pair.teacher[:])
             if link.share is not None and link.criterion.weight:
                 held[name], targets[name] = tapped['student'], link.share.full
+            teacher = networks[link.teachers[0]]
             try:
-                link.setup(pair, networks[link.teachers[0]])
+                with on_device(teacher, 'cpu'):  # stages may run what they borrow of it
+                    link.setup(pair, teacher)
             except LayoutError as error:
                 more = _instead(link, tapped, outputs, theirs[link.teachers[0]])
                 raise ConfigError(f'{error}{more}') from error

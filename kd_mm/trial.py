@@ -213,11 +213,12 @@ def device_of(model: nn.Module) -> torch.device:
 
 @contextmanager
 def on_device(model: nn.Module, device: str) -> Iterator[None]:
-    """A network on an accelerator for a while."""
-    if device == 'cpu':
+    """A network on another device for a while."""
+    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    if tensor is None or device == 'cpu' == tensor.device.type:
         yield
         return
-    home = device_of(model)
+    home = tensor.device
     try:
         model.to(device)
         yield
