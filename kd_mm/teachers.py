@@ -168,6 +168,15 @@ def named(teacher: Any) -> dict[str, dict]:
     return found
 
 
+def with_files(teacher: Any) -> dict[str, dict]:
+    """The parts of a config, to be changed, that read a config and weights.
+
+    Those that do not are the student itself and its average.
+    """
+    parts = named(teacher).items()
+    return {n: p for n, p in parts if p.get('config') not in (OWN, AVERAGE)}
+
+
 def _names(part: Any) -> bool:
     """Whether it may say what a teacher is."""
     return isinstance(part, Mapping | str)

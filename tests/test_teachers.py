@@ -9,7 +9,7 @@ import toys
 from helpers import build, distill_cfg
 from torch.optim import optimizer as optim
 
-from kd_mm.teachers import Average
+from kd_mm.teachers import Average, with_files
 
 NAME = 'backbone.conv1.weight'
 
@@ -102,3 +102,15 @@ def test_a_pickled_average_follows_too_and_no_hook_outlives_its_model():
     del model, again, average
     gc.collect()
     assert len(optim._global_optimizer_post_hooks) == before
+
+
+def test_the_parts_that_read_files_can_be_changed():
+    two = dict(
+        a=dict(config='a.py'), b=dict(config='b.py'), c='ema', d=dict(config='ema')
+    )
+    for part in with_files(two).values():
+        part['trust'] = True
+    assert two['a']['trust'] and two['b']['trust'] and 'trust' not in two['d']
+    one = dict(config='a.py')
+    (part,) = with_files(one).values()
+    assert part is one and not with_files('ema')

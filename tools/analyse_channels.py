@@ -17,6 +17,7 @@ from rich.console import Console
 
 from kd_mm.errors import ConfigError
 from kd_mm.stages.kcd.moments import KINDS
+from kd_mm.teachers import with_files
 from kd_mm.unaugmented import plain_loader
 from kd_mm.utils import cli
 from kd_mm.utils.distilled import build_distilled
@@ -70,7 +71,13 @@ def report(cfg, args, out):
 
     start = time.time()
     if args.teacher:
-        cfg.model.teacher.checkpoint = args.teacher
+        teachers = with_files(cfg.model.teacher)
+        if len(teachers) != 1:
+            raise ConfigError(
+                f'--teacher {args.teacher}: the config reads {len(teachers)} teachers; '
+                'set --cfg-options model.teacher.NAME.checkpoint=...'
+            )
+        next(iter(teachers.values()))['checkpoint'] = args.teacher
     model = build_distilled(cfg, args.config, student=args.student, trust=args.trust)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     loader = plain_loader(cfg, dataset, images=args.images, annotations=True)

@@ -9,8 +9,9 @@ checkpoints from training and exported ones fit.
 """
 
 from kd_mm.utils import cli
-from kd_mm.utils.export import check_fits, plain_student
+from kd_mm.utils.export import plain_student
 from kd_mm.utils.files import check_checkpoint
+from kd_mm.utils.loading import check_fits
 from kd_mm.utils.session import Session
 
 

@@ -10,6 +10,9 @@ The arguments are those of MMDetection's own tool. A mistake in them or in the c
 is one line on stderr and exit code 2; Ctrl-C names the checkpoint to resume from.
 """
 
+from mmengine.logging import print_log
+from mmengine.runner import find_latest_checkpoint
+
 from kd_mm.utils import cli, one_command
 from kd_mm.utils.files import check_checkpoint
 from kd_mm.utils.session import Session
@@ -63,12 +66,16 @@ def main():
         session.keys[begin] = (
             one_command.START if args.student_checkpoint else 'load_from'
         )
-        if not cfg.get('strategy'):  # sharded checkpoints are folders: MMEngine's
+        if not cfg.get('strategy'):
             start(cfg, begin, session.keys[begin], trust=args.trust)
+        elif args.resume == 'auto' and not find_latest_checkpoint(cfg.work_dir):
+            cfg.resume, cfg.load_from = False, begin  # sharded ones are MMEngine's
         if cfg.get('resume'):
             session.keys[cfg.get('load_from')] = '--resume: checkpoint'
         runner = session.build(cfg, trains=True)
         one_command.tell(cfg, args, runner.model)
+        if cfg.get('resume') and cfg.get('load_from') and not cfg.get('strategy'):
+            one_command.tell_resumed(cfg, trust=args.trust)
         runner.train()
 
 
@@ -85,6 +92,9 @@ def start(cfg, begin, key, *, trust):
         check_resume(cfg.load_from, trust=trust)
         return
     found = find_resume(cfg.work_dir, trust=trust) if cfg.get('resume') else None
+    if cfg.get('resume') and not found:
+        where = begin or 'its beginning'
+        print_log(f'--resume: nothing in {cfg.work_dir}; training starts from {where}')
     cfg.resume, cfg.load_from = bool(found), found or begin
     if begin and not found:
         check_checkpoint(begin, key=key, trust=trust)

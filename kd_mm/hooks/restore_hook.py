@@ -9,10 +9,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..errors import ConfigError
-from ..utils.states import WRAPPERS, compare, some, unlike
+from ..utils.states import DISTILLER, WRAPPERS, compare, some, unlike
 from ..utils.wrappers import unwrapped
-
-DISTILLER = 'distiller.'
 
 
 class RestoreHook(Hook):

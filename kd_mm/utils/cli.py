@@ -14,6 +14,7 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 
 from ..errors import ConfigError, nearest
+from ..teachers import with_files
 from ..toolboxes import check_installed
 from .kinds import is_type, type_name
 from .overrides import check_overrides, check_top_level, check_values
@@ -176,7 +177,8 @@ def read_config(args, change=None):
     cfg.launcher = args.launcher
     teacher = (cfg.get('model') or {}).get('teacher')
     if getattr(args, 'trust', False) and isinstance(teacher, dict):
-        teacher['trust'] = True
+        for part in with_files(teacher).values():
+            part['trust'] = True
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
     if args.work_dir is not None:

@@ -8,9 +8,10 @@ from mmengine.runner import load_checkpoint
 from torch import nn
 
 from ..errors import ConfigError
-from .export import check_fits, is_distilled
+from .export import is_distilled
 from .files import check_checkpoint
 from .kinds import default_scope
+from .loading import check_fits
 
 
 def check_distilled(cfg: Config, path: str) -> None:

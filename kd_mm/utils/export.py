@@ -7,7 +7,6 @@ import os.path as osp
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
-from torch import nn
 
 from ..errors import ConfigError
 from ..version import __version__
@@ -16,10 +15,8 @@ from .files import check_is_file, read_checkpoint
 from .kinds import default_scope, is_type, mentions, type_name
 from .overrides import RUNNER_KEYS
 from .saving import write_whole
-from .states import compare, some, state_of
-from .wrappers import unwrapped
+from .states import DISTILLER, in_brackets, state_of
 
-DISTILLER = 'distiller.'
 KEPT_META = ('dataset_meta', 'epoch', 'iter', 'seed', 'experiment_name', 'time')
 
 
@@ -87,47 +84,6 @@ def without_own_optimizer(wrapper):
     if is_type(constructor, 'kd_mm.DistillerOptimWrapperConstructor'):
         del wrapper['constructor']
         wrapper['paramwise_cfg'].pop('distiller', None)
-
-
-def check_fits(
-    model: nn.Module, path: str, *, key: str = 'checkpoint', trust: bool = False
-) -> list[str]:
-    """Raise when a checkpoint is of another model than ``model``.
-
-    MMEngine loads non-strictly: an evaluation with the wrong config or checkpoint
-    would go on with random weights and a log full of warnings.
-
-    Args:
-        model (nn.Module): The model to be loaded.
-        path (str): A local file or URL.
-        key (str): Where it was given, for messages. Defaults to 'checkpoint'.
-        trust (bool): Whether the file may run code. Defaults to False.
-
-    Returns:
-        list[str]: Tensors that are missing, or have another shape: with both.
-
-    Raises:
-        ConfigError: When it cannot be read, or over a tenth of the model's tensors is
-            missing in the checkpoint or has another shape there. Less is left to
-            MMEngine, which logs it: old checkpoints lack a few buffers.
-    """
-    checkpoint = read_checkpoint(path, key=key, trust=trust)
-    state = state_of(checkpoint, where=f'{key} {path}')
-    whole = unwrapped(model).state_dict()
-    # a plain student's checkpoint fits a distilled model
-    own = {key: v for key, v in whole.items() if not key.startswith(DISTILLER)}
-    missing, _, shapes = compare(own, state)
-    if len(missing) + len(shapes) > 0.1 * len(own):
-        raise ConfigError(
-            f'{key} {path} is of another model than the config: of {len(own)} '
-            f'tensors {len(missing)} are missing{_some(missing)} and {len(shapes)} '
-            f'have another shape{_some(shapes.values())}'
-        )
-    return [*missing, *shapes.values()]
-
-
-def _some(names):
-    return f' ({some(names)})' * bool(names)
 
 
 def export_student(
@@ -298,8 +254,8 @@ def check_strict(model, state, path):
     if missing or unexpected:
         raise ConfigError(
             f'{path} does not fit the plain student: {len(missing)} missing '
-            f'keys{_some(missing)}, {len(unexpected)} unexpected keys'
-            f'{_some(unexpected)}'
+            f'keys{in_brackets(missing)}, {len(unexpected)} unexpected keys'
+            f'{in_brackets(unexpected)}'
         )
 
 

@@ -14,7 +14,8 @@ from ..errors import ConfigError
 from ..toolboxes import TOOLBOXES
 from .files import check_is_file, read_checkpoint
 from .kinds import is_type, type_text
-from .states import compare, some, state_of, unlike
+from .states import DISTILLER, compare, in_brackets, some, state_of, unlike
+from .wrappers import unwrapped
 
 
 def load_model_config(
@@ -154,3 +155,40 @@ def load_weights(
             f'{where}: {len(lost)} tensors are in it but did not arrive '
             f'({some(lost)}): the model renames or changes what it loads'
         )
+
+
+def check_fits(
+    model: nn.Module, path: str, *, key: str = 'checkpoint', trust: bool = False
+) -> list[str]:
+    """Raise when a checkpoint is of another model than ``model``.
+
+    MMEngine loads non-strictly: an evaluation with the wrong config or checkpoint
+    would go on with random weights and a log full of warnings.
+
+    Args:
+        model (nn.Module): The model to be loaded.
+        path (str): A local file or URL.
+        key (str): Where it was given, for messages. Defaults to 'checkpoint'.
+        trust (bool): Whether the file may run code. Defaults to False.
+
+    Returns:
+        list[str]: Tensors that are missing, or have another shape: with both.
+
+    Raises:
+        ConfigError: When it cannot be read, or over a tenth of the model's tensors is
+            missing in the checkpoint or has another shape there. Less is left to
+            MMEngine, which logs it: old checkpoints lack a few buffers.
+    """
+    checkpoint = read_checkpoint(path, key=key, trust=trust)
+    state = state_of(checkpoint, where=f'{key} {path}')
+    whole = unwrapped(model).state_dict()
+    # a plain student's checkpoint fits a distilled model
+    own = {key: v for key, v in whole.items() if not key.startswith(DISTILLER)}
+    missing, _, shapes = compare(own, state)
+    if len(missing) + len(shapes) > 0.1 * len(own):
+        raise ConfigError(
+            f'{key} {path} is of another model than the config: of {len(own)} '
+            f'tensors {len(missing)} are missing{in_brackets(missing)} and {len(shapes)} '
+            f'have another shape{in_brackets(shapes.values())}'
+        )
+    return [*missing, *shapes.values()]

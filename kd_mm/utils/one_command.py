@@ -8,8 +8,11 @@ from torch import nn
 from ..auto import AUTO, NAMES
 from ..errors import ConfigError
 from ..front import distil_config
-from .export import check_fits, is_distilled
-from .fine_tuning import of_length, proposal
+from .export import is_distilled
+from .files import check_checkpoint
+from .fine_tuning import proposal
+from .length import set_length
+from .loading import check_fits
 from .states import some
 
 START = '--student-checkpoint'
@@ -60,7 +63,7 @@ def changed(cfg, args):
     if args.epochs is not None:
         if args.epochs < 1:
             raise ConfigError(f'--epochs={args.epochs}: at least 1')
-        cfg.merge_from_dict(of_length(cfg, args.epochs))
+        set_length(cfg, args.epochs)
     return cfg
 
 
@@ -129,6 +132,28 @@ def tell(cfg, args, model):
         )
     if args.student_checkpoint and not cfg.get('resume'):
         _tell_start(cfg, args, model, logger)
+
+
+def tell_resumed(cfg, *, trust):
+    """Say that a schedule goes on as it was, whatever the config says by now.
+
+    MMEngine restores schedulers whole, with their lengths; hooks and the end of
+    training follow the config.
+
+    Args:
+        cfg (Config): Of a run that goes on from ``load_from``.
+        trust (bool): Whether that checkpoint may run code.
+    """
+    content = check_checkpoint(cfg.load_from, key='--resume: checkpoint', trust=trust)
+    info = content.get('message_hub', {}).get('runtime_info', {})
+    before, now = info.get('max_epochs'), cfg.train_cfg.get('max_epochs')
+    if before and now and before != now:
+        MMLogger.get_current_instance().warning(
+            f'kd_mm: --resume: the run of {cfg.load_from} was made for {before} '
+            f'epochs, and this one is for {now}: its learning rate goes on as in the '
+            'checkpoint, and param_scheduler of the config has no effect; a new '
+            'schedule begins with load_from'
+        )
 
 
 def _tell_start(cfg, args, model, logger):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 
+DISTILLER = 'distiller.'  # what our part of a student's state dict begins with
 KEYS = ('state_dict', 'model', 'net')  # MMEngine, timm and DeiT, CRD and others
 WRAPPERS = re.compile(r'^(?:module\.|_orig_mod\.)+')  # DDP and torch.compile
 
@@ -86,3 +87,9 @@ def unlike(own: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
 def _equal(one: Tensor, other: Tensor) -> bool:
     same = one == other
     return bool((same | ((one != one) & (other != other))).all())
+
+
+def in_brackets(names: Iterable[str]) -> str:
+    """Some of them behind a number, nothing where there are none."""
+    text = some(names)
+    return f' ({text})' if text else ''

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 import tempfile
@@ -19,6 +20,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = '.running'
+# of file systems that are mounted without them: Lustre, NFS
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def check_writable(folder: str) -> None:
@@ -62,6 +65,14 @@ def _lock(path: str, folder: str):
             file.seek(0)
             owner = file.read().strip() or 'another process'
             file.close()
+            if error.errno in NO_LOCKS:
+                print_log(
+                    f'{folder}: its file system has no locks ({error.strerror}), so '
+                    'that nothing keeps a second process from training there',
+                    'current',
+                    logging.WARNING,
+                )
+                return open(path, 'a+')  # noqa: SIM115
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise ConfigError(
                     f'work dir {folder} is in use: {owner} trains there; wait for it, '
@@ -83,13 +94,15 @@ def last_checkpoint(folder: str) -> str | None:
     """The file that ``last_checkpoint`` in a folder names, moved with it or not.
 
     None if there is no such file, or no such note: it may be older than the last file,
-    or half written.
+    or half written. An address is taken as it is.
     """
     try:
         with open(os.path.join(folder, 'last_checkpoint')) as file:
             path = file.read().strip()
     except OSError:
         return None
+    if '://' in path:  # CheckpointHook(out_dir='s3://...')
+        return path
     moved = os.path.join(folder, os.path.basename(path))
     return next(filter(os.path.isfile, (moved, path)), None)
 

@@ -187,6 +187,30 @@ def test_a_link_that_does_not_reach_the_student(cfg, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_checkpoint_of_another_student_is_told(cfg, tmp_path):
+    state = {'stem.weight': torch.ones(1)}
+    torch.save(dict(state_dict=state), tmp_path / 'other.pth')
+    cfg.load_from = str(tmp_path / 'other.pth')
+    (tmp_path / 'run').mkdir()
+    patient, found = admit(cfg, str(tmp_path / 'run'), student=None, images=32, steps=4)
+    row = next(f for f in found if f.check == 'student checkpoint')
+    assert row.verdict == 'wrong' and 'is of another model' in row.text
+    assert not patient.student_trained
+
+
+@pytest.mark.slow
+def test_of_several_teachers_the_one_that_is_broken_is_left_out(cfg, tmp_path):
+    good = cfg.model.teacher
+    cfg.model.teacher = dict(a=good, b=dict(good, checkpoint='nowhere.pth'))
+    cfg.model.links.map.teacher = 'b:backbone'
+    cfg.model.links.logits.teacher = 'a:head.fc'
+    patient, found = admit(cfg, str(tmp_path), student=None, images=32, steps=4)
+    assert patient is not None
+    assert verdicts(found)[found[0].check] == 'wrong' and 'teacher.b' in found[0].text
+    assert [f.verdict for f in found].count('wrong') == 1
+
+
+@pytest.mark.slow
 def test_refusals_become_rows_and_the_rest_is_still_looked_at(cfg):
     cfg.model.teacher.checkpoint = 'nowhere.pth'
     cfg.model.links.map.student = 'bakbone'

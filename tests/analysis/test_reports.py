@@ -141,6 +141,12 @@ def test_a_resumed_run_is_one_course(tmp_path):
     assert xs == [float(10 * i) for i in range(1, 9)] and ys[-1] == 0.1
 
 
+def test_a_folder_may_have_an_equals_sign_in_its_name(tmp_path):
+    folder = write_run(tmp_path / 'lr=0.01')
+    assert read_run(str(folder)).name == 'lr=0.01'
+    assert read_run(f'slow={folder}').name == 'slow'
+
+
 def test_what_is_no_run_is_said(tmp_path):
     with pytest.raises(ConfigError, match='no such folder'):
         read_run(str(tmp_path / 'nowhere'))

@@ -11,7 +11,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from kd_mm.errors import ConfigError
-from kd_mm.utils.export import check_fits, export_student, plain_student
+from kd_mm.utils.export import export_student, plain_student
+from kd_mm.utils.loading import check_fits
 
 
 def distilled_config():

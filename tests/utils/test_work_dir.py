@@ -1,5 +1,6 @@
 """A run's folder: whole checkpoints, one process, and where a run goes on from."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -67,6 +68,26 @@ def test_a_note_that_names_no_file_is_as_good_as_none(tmp_path):
         (tmp_path / 'last_checkpoint').write_text(note)
         assert last_checkpoint(str(tmp_path)) is None
         assert find_resume(str(tmp_path)) == path
+
+
+def test_an_address_that_is_noted_is_taken(tmp_path):
+    save(tmp_path, 1)
+    (tmp_path / 'last_checkpoint').write_text('s3://bucket/run/epoch_7.pth')
+    assert find_resume(str(tmp_path)) == 's3://bucket/run/epoch_7.pth'
+
+
+def test_a_file_system_without_locks_trains_with_a_warning(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, 'Function not implemented')
+
+    said: list[str] = []
+    monkeypatch.setattr('fcntl.lockf', refuse)
+    monkeypatch.setattr(
+        'kd_mm.utils.work_dir.print_log', lambda text, *_: said.append(text)
+    )
+    with alone(str(tmp_path)):
+        pass
+    assert len(said) == 1 and 'has no locks (Function not implemented)' in said[0]
 
 
 def test_a_work_dir_that_was_moved_resumes(tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 import urllib.error
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +23,11 @@ from ...link import Link
 from ...schedule import Progress
 from ...sizes import data_of_run
 from ...teacher import Teacher
+from ...teachers import with_files
 from ...unaugmented import plain_loader, spread
 from ...utils.kinds import default_scope, type_text
+from ...utils.loading import check_fits
+from ...utils.states import some
 from ...utils.wrappers import unwrapped
 from .finding import Finding, fine, look, wrong
 
@@ -201,6 +205,7 @@ def admit(
             if not left_out:
                 return None, findings
             known = known and not _is_random(cfg.model.teacher)
+    findings += _its_own_weights(cfg, runner)
     patient = Patient(
         runner,
         images,
@@ -212,6 +217,23 @@ def admit(
     with default_scope(cfg):
         patient.findings = findings + list(_begin(patient))
     return patient, patient.findings
+
+
+def _its_own_weights(cfg: Config, runner: Runner) -> Iterator[Finding]:
+    """Whether the student's checkpoint is one of it: MMEngine takes any."""
+    if not (path := cfg.get('load_from')):
+        return
+    trust = any(part.get('trust') for part in with_files(cfg.model.teacher).values())
+    try:
+        lost = check_fits(runner.model, path, key='load_from', trust=trust)
+    except ConfigError as error:
+        cfg.load_from = None
+        remedy = 'give a checkpoint of this student; the rest is looked at without'
+        yield wrong('student checkpoint', str(error), remedy)
+        return
+    if lost:
+        text = f'{len(lost)} tensors of the student are not in {path}: {some(lost)}'
+        yield look('student checkpoint', text, 'they start anew; is that meant?')
 
 
 def reduced(cfg: Config, folder: str, *, student: str | None, images: int) -> Config:
@@ -272,20 +294,22 @@ def _leave_out(cfg: Config, text: str, error: Exception) -> str:
     if links and len(named) > 1:
         named.pop(links[0])
         return f'the rest is looked at without links.{links[0]}'
-    teacher = model.teacher if isinstance(model.teacher, dict) else {}  # 'ema'
     unread = isinstance(error, UNREACHABLE) or 'cannot be fetched' in text
-    about = 'teacher.checkpoint' in text or 'does not cover' in text
-    if about and teacher and not teacher.get('allow_random'):
-        teacher.update(checkpoint=None, allow_random=True)
-        return 'the rest is looked at with a random teacher in its place'
+    about = re.search(r'teacher(\.\w+)?\.checkpoint', text) or 'does not cover' in text
+    for name, teacher in with_files(model.teacher).items() if about else ():
+        named_so = not name or f'teacher.{name}' in text
+        if named_so and not teacher.get('allow_random'):
+            teacher.update(checkpoint=None, allow_random=True)
+            return 'the rest is looked at with a random teacher in its place'
     if unread and _strip(model.student):
         return 'the rest is looked at with a random student in its place'
     return ''
 
 
 def _is_random(teacher: Any) -> bool:
-    """Whether the weights were left out."""
-    return isinstance(teacher, dict) and teacher.get('checkpoint', '') is None
+    """Whether weights were left out."""
+    parts = with_files(teacher).values()
+    return any(part.get('checkpoint', '') is None for part in parts)
 
 
 def _strip(part: Any) -> bool:

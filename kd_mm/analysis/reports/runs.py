@@ -114,15 +114,21 @@ def read_run(text: str) -> Run:
     Raises:
         ConfigError: If nothing was trained there.
     """
-    name, _, path = text.rpartition('=')
-    folder = Path(path)
+    folder = Path(text)
+    name = ''
+    if not folder.is_dir() and '=' in text:  # a folder may be called lr=0.01
+        name, _, path = text.partition('=')
+        folder = Path(path)
     if not folder.is_dir():
         raise ConfigError(f'{folder}: there is no such folder')
     logs = sorted(folder.glob('*/vis_data/scalars.json'))
     rows = [json.loads(ln) for log in logs for ln in log.read_text().splitlines()]
     if not rows:
         raise ConfigError(f'{folder} holds no log of a training (scalars.json)')
-    trained = [row for row in rows if any('loss' in key for key in row)]
+    trained: list[dict] = []
+    measured: list[dict] = []
+    for row in rows:
+        (trained if any('loss' in key for key in row) else measured).append(row)
     cfg = _config(folder)
     model = cfg.get('model') or {}
     return Run(
@@ -131,7 +137,7 @@ def read_run(text: str) -> Run:
         seed=(cfg.get('randomness') or {}).get('seed'),
         distilled=is_type(model, 'kd_mm.Distill'),
         steps=_latest(trained),
-        values=_latest([row for row in rows if row not in trained]),
+        values=_latest(measured),
         **_said(folder),
     )
 
