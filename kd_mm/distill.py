@@ -99,7 +99,8 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
 
     def _watched(self, losses: dict, added: dict) -> dict:
         merged = _merge(losses, added)
-        self.distiller.watch(merged)
+        if self.distiller.measuring:  # passes that are taken back are no steps
+            self.distiller.watch(merged)
         return merged
 
     def _student_loss(self, *args: Any) -> dict:

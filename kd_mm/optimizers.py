@@ -170,7 +170,8 @@ def separate_schedules(runner: Runner) -> None:
         scheduler.optimizer = first
         scheduler.base_values = scheduler.base_values[: len(first.param_groups)]
     for group in second.param_groups:
-        group['lr'] = group.get('initial_lr', group['lr'])
+        for key in [key for key in group if f'initial_{key}' in group]:
+            group[key] = group[f'initial_{key}']
     # gives `first` the counter of steps that schedulers look for; changes nothing else
     ConstantLR(first, factor=1.0)
     own = runner._build_param_scheduler(pair.schedule, second)

@@ -107,7 +107,8 @@ class FeaturePair:
         teacher (list[Tensor]): As many tensors, detached.
         samples (Sequence): The batch's data samples (ground truth, image sizes).
         image_size (tuple[int, int]): Height and width in pixels of the batch as the
-            student's network saw it. A level's stride is ``image_size / (H, W)``.
+            student's network saw it. A level's stride is :func:`cell_size` of
+            ``kd_mm.utils.strides``: the last cells may hang over the edge.
         padded_size (tuple[int, int], optional): The same of the teacher's, where that
             pads further or sees another size; its maps are cropped already, its tokens
             are not. Defaults to None.

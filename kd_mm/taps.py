@@ -267,7 +267,9 @@ class Taps:
                 every wanted tap has fired as often as it does in a complete pass.
                 The context swallows the exception. Defaults to False.
         """
-        wanted = [self.taps[s] for s in (self.taps if specs is None else specs)]
+        # two spellings may mean one tap
+        found = (self.taps[s] for s in (self.taps if specs is None else specs))
+        wanted = list(dict.fromkeys(found))
         recording = Recording({t: [] for t in wanted}, {t: [] for t in wanted})
         waiting = {t: self.expected[t] for t in wanted} if stop else {}
 

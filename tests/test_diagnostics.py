@@ -120,6 +120,16 @@ def test_a_link_that_begins_late_is_measured_at_once():
         assert measured == (done >= 1)
 
 
+def test_passes_that_are_taken_back_are_no_steps(monkeypatch):
+    model, seen = build(distill_cfg(toys.retinanet(), toys.retinanet())), []
+    monkeypatch.setattr(model.distiller, 'watch', seen.append)
+    with model.distiller.not_measuring():
+        losses_of(model, detection_batch())
+    assert not seen
+    losses_of(model, detection_batch())
+    assert len(seen) == 1
+
+
 NAN, FINE = torch.tensor(float('nan')), torch.tensor(1.0)
 
 

@@ -170,14 +170,18 @@ def test_the_distiller_follows_its_own_schedule(tmp_path):
             toys.retinanet(),
             dict(fpn=dict(
                 student='neck', teacher='neck',
-                stages=[dict(type='kd_mm.ConvAdapter', norm_cfg=dict(type='BN'))],
+                stages=[dict(type='kd_mm.ConvAdapter', norm_cfg=dict(type='BN'),
+                             act_last=True)],
                 criterion=dict(type='kd_mm.MSELoss'))),
         )  # fmt: skip
         one = runner(
             cfg,
             folder,
             optim_wrapper=optim,
-            param_scheduler=dict(type='MultiStepLR', milestones=[1], gamma=0.1),
+            param_scheduler=[
+                dict(type='MultiStepLR', milestones=[1], gamma=0.1),
+                dict(type='LinearMomentum', start_factor=0.1, end=2),
+            ],
             **kwargs,
         )
         rates = []
@@ -189,6 +193,8 @@ def test_the_distiller_follows_its_own_schedule(tmp_path):
                 first, second = runner.optim_wrapper.optimizer.both
                 rates.append((first.param_groups[0]['lr'],
                               second.param_groups[0]['lr']))  # fmt: skip
+                momenta = {g['momentum'] for g in second.param_groups}
+                assert momenta == {ADAMW.get('betas', (0.9,))[0]}
 
         one.register_hook(Watch())
         one.train()
@@ -204,7 +210,7 @@ def test_the_distiller_follows_its_own_schedule(tmp_path):
     for group in second.param_groups:
         flat = all(p.ndim == 1 for p in group['params'])
         assert group['weight_decay'] == (0.0 if flat else 1e-2)
-    assert len(one.param_schedulers) == 3
+    assert len(one.param_schedulers) == 4
     _, again = training(
         tmp_path / 'again',
         epochs=3,

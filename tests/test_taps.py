@@ -94,6 +94,12 @@ def test_nothing_stays_alive_after_the_pass():
     assert gone() is None
 
 
+def test_two_spellings_of_one_tap_are_one():
+    _, made, seen = taps('body', 'body@output')
+    assert made.taps['body'] == made.taps['body@output']
+    assert len(seen.features(made.taps['body'])) == 1
+
+
 def test_hooks_are_removed_when_the_forward_fails():
     net = Net()
     made = Taps(specs=['body'], model=net, owner='student')

@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from ..stages.sokd.areas import Areas, area_mask, find_areas
 from ..stages.sokd.dam import DAM
 from ..unaugmented import feature_pairs, undisturbed
+from ..utils.strides import cell_size
 
 SIDES = ('student', 'teacher')
 
@@ -132,7 +133,8 @@ def _pixel_boxes(levels: list[Areas], top_k: int, size: tuple[int, int]) -> Tens
     for areas in levels:
         height, width = areas.heat.shape[2:]
         boxes = find_areas(areas, top_k)
-        scale = boxes.new_tensor([size[1] / width, size[0] / height]).repeat(2)
+        tall, wide = cell_size((height, width), size)
+        scale = boxes.new_tensor([wide, tall]).repeat(2)
         found.append(boxes * scale)
     return torch.cat(found, 1).cpu()
 

@@ -217,7 +217,8 @@ class CRDLoss(Criterion):
             all_reduce(found, op='mean')
         constants = torch.where(self.constants == 0, found, self.constants)
         if keep:
-            self.constants.copy_(constants)
+            fine = constants.isfinite().all()  # an overflow would stay
+            self.constants.copy_(torch.where(fine, constants, self.constants))
         return constants
 
     @torch.no_grad()

@@ -42,7 +42,7 @@ def dkd_loss(
 
     def binary(log: Tensor) -> Tensor:  # (N, 2), log of target and of the rest
         rest = log.masked_fill(own, -torch.inf).logsumexp(1)
-        return torch.stack([log[own], rest], 1)
+        return torch.stack([log.gather(1, target[:, None])[:, 0], rest], 1)
 
     two_p, two_q = binary(log_p), binary(log_q)
     tckd = (two_q.exp() * (two_q - two_p)).sum(1)

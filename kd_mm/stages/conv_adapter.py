@@ -29,7 +29,7 @@ class ConvAdapter(Stage):
 
     Source: FitNets, arXiv 1412.6550, section 2.2 (the convolutional regressor). The
     widths are taken from the networks. The last layer has no norm and no activation
-    unless ``layers > 1`` and ``act_last`` asks for them. On tokens and vectors a
+    unless ``act_last`` asks for them. On tokens and vectors a
     convolution of size 1 is a linear layer on the channels of each.
 
     Args:
@@ -69,6 +69,11 @@ class ConvAdapter(Stage):
         if len(sizes) != layers:
             raise ConfigError(
                 f'ConvAdapter.kernel_size has {len(sizes)} entries for {layers} layers'
+            )
+        if layers == 1 and norm_cfg is not None and not act_last:
+            raise ConfigError(
+                'ConvAdapter.norm_cfg has no effect: the last of its layers, here the '
+                'only one, has a norm with act_last=True'
             )
         self.kernel_sizes = list(sizes)
         if max(sizes) > 1:  # tokens and vectors have no neighbours

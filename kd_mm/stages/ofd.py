@@ -88,4 +88,6 @@ class OFD(Stage):
         add = partial(torch.sum, dim=(0, 2, 3))
         found = torch.stack([add(teacher.clamp(max=0)), add((teacher < 0).float())])
         all_reduce(found, op='sum')
+        # an overflow would stay
+        found = torch.where(found.isfinite().all(), found, 0.0)
         getattr(self, f'negative_{level}').add_(found)

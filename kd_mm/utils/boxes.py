@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import ConfigError
+from .strides import cell_size
 
 
 def boxes_in_cells(
@@ -41,9 +42,10 @@ def boxes_in_cells(
     found = [sample.gt_instances for sample in samples]
     boxes = [getattr(g.bboxes, 'tensor', g.bboxes).to(device).float() for g in found]
     labels = [g.labels.to(device) for g in found]
-    (height, width), (rows, columns) = image_size, map_size
-    cells = torch.tensor([columns / width, rows / height] * 2, device=device)
-    padded = pad_sequence(boxes, batch_first=True) * cells
+    tall, wide = cell_size(tuple(map_size), image_size)
+    padded = pad_sequence(boxes, batch_first=True)
+    x, y = padded[..., 0::2] / wide, padded[..., 1::2] / tall
+    padded = torch.stack([x, y], -1).flatten(-2)
     return padded, pad_sequence(labels, batch_first=True)
 
 

@@ -50,6 +50,8 @@ def plain_student(cfg: Config) -> Config:
     if 'student' not in model:
         raise ConfigError('model is a kd_mm.Distill without a student')
     values['model'] = model['student']
+    if model.get('data_preprocessor') is not None:  # given beside the student
+        values['model'].setdefault('data_preprocessor', model['data_preprocessor'])
     if values.get('custom_hooks'):
         values['custom_hooks'] = [
             hook for hook in values['custom_hooks'] if not mentions(hook, 'kd_mm')

@@ -188,7 +188,7 @@ def check_fits(
     if len(missing) + len(shapes) > 0.1 * len(own):
         raise ConfigError(
             f'{key} {path} is of another model than the config: of {len(own)} '
-            f'tensors {len(missing)} are missing{in_brackets(missing)} and {len(shapes)} '
-            f'have another shape{in_brackets(shapes.values())}'
+            f'tensors {len(missing)} are missing{in_brackets(missing)} and '
+            f'{len(shapes)} have another shape{in_brackets(shapes.values())}'
         )
     return [*missing, *shapes.values()]

@@ -169,6 +169,15 @@ def test_one_overflow_does_not_stay_in_the_banks():
     assert not torch.equal(one.bank_student[3], old[3])
 
 
+def test_one_overflow_does_not_stay_in_the_constants():
+    one, data = criterion(), pair(1)
+    with torch.no_grad():
+        data.student[0][2, 0] = math.inf
+    one(data)
+    assert torch.equal(one.constants, torch.zeros(2))
+    assert one(pair(1)).isfinite() and (one.constants != 0).all()
+
+
 def test_the_trial_pass_and_a_measurement_leave_the_banks_alone():
     one, fresh, data = criterion(), criterion(), pair(1)
     data.student[0] = data.student[0].detach()  # as DAFA asks the criterion

@@ -56,6 +56,15 @@ def test_margins_are_the_mean_negative_responses_of_all_steps():
     assert (out.teacher[0] >= frozen).all()
 
 
+def test_one_overflow_does_not_stay_in_the_margins():
+    stage, s, t = OFD(steps=3), torch.randn(4, 3, 5, 5), torch.randn(4, 6, 5, 5)
+    stage.setup(pair(s, t))
+    stage(pair(s, t.clone().index_fill_(0, torch.tensor(1), -torch.inf)))
+    stage(pair(s, t))
+    negative = t[:, 0][t[:, 0] < 0].mean()
+    assert float(stage.margin(0)[0]) == pytest.approx(float(negative), rel=1e-5)
+
+
 def test_the_trial_and_evaluation_measure_nothing():
     s, t = torch.randn(4, 3, 5, 5), torch.randn(4, 6, 5, 5)
     stage = OFD().eval()

@@ -42,6 +42,13 @@ def distilled_config():
     )
 
 
+def test_a_preprocessor_beside_the_student_goes_with_it():
+    cfg = distilled_config()
+    given = cfg.model.student.pop('data_preprocessor')
+    cfg.model.data_preprocessor = given
+    assert plain_student(cfg).model.data_preprocessor == given
+
+
 @pytest.fixture(scope='module')
 def parts():
     """The distilled config and the content of a checkpoint of its run with EMA."""

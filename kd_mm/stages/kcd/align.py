@@ -371,6 +371,8 @@ def has_learnt(runner: Runner) -> bool:
     model = unwrapped(runner.model)
     if runner._load_from or runner._resume or getattr(model, 'inherited', ()):
         return True
+    if getattr(model, 'keeps_weights', False):  # it was built, and perhaps trained
+        return True
     # MMEngine's modules keep how they were initialised, one dict or several
     found = (getattr(module, 'init_cfg', None) for module in model.modules())
     cfgs = [c if isinstance(c, list | tuple) else [c] for c in found if c]

@@ -1,6 +1,5 @@
 """Fit channel maps in one pass over un-augmented training images."""
 
-import itertools
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -53,7 +52,7 @@ def fit_channels(
         ):
             for name, (link, stage) in links.items():
                 pair = pairs[name]
-                for before in itertools.takewhile(stage.__ne__, link.stages):
+                for before in list(link.stages)[: list(link.stages).index(stage)]:
                     pair = before(pair)
                 levels = statistics.setdefault(
                     name, [LevelStatistics([stage.similarity]) for _ in pair.student]

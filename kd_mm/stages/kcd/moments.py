@@ -18,6 +18,7 @@ from torchvision.ops import roi_align
 
 from ...errors import ConfigError
 from ...pair import channels
+from ...utils.strides import cell_size
 
 Kind = Literal['gap', 'class', 'spatial']
 KINDS = get_args(Kind)
@@ -317,9 +318,8 @@ def _box_rows(
             f"W) maps, got {tuple(feature.shape)}; use similarity='gap'"
         )
     boxes, labels = [], []
-    scale = feature.new_tensor(
-        [feature.shape[3] / image_size[1], feature.shape[2] / image_size[0]]
-    ).float()
+    tall, wide = cell_size(tuple(feature.shape[2:]), image_size)
+    scale = feature.new_tensor([1 / wide, 1 / tall]).float()
     for sample in samples:
         instances = sample.gt_instances
         found = getattr(instances.bboxes, 'tensor', instances.bboxes)

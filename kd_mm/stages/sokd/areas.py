@@ -60,10 +60,9 @@ def find_areas(areas: Areas, top_k: int) -> Tensor:
 
     centre = torch.stack([x, y], -1) + at(areas.offset)
     half = at(areas.size) / 2
-    limit = torch.tensor([width, height], device=heat.device)
-    low = (centre - half).clamp(min=torch.zeros_like(limit), max=limit)
-    high = (centre + half).clamp(min=torch.zeros_like(limit), max=limit)
-    boxes = torch.cat([low, high], -1)
+    corners = torch.stack([centre - half, centre + half], -2)  # (N, K, 2, 2)
+    x, y = corners[..., 0].clamp(0, width), corners[..., 1].clamp(0, height)
+    boxes = torch.stack([x, y], -1).flatten(-2)
     return boxes.where((score > 0)[..., None], boxes.new_full((), -1.0))
 
 
@@ -140,7 +139,8 @@ def ground_truth_loss(
     size = high - low
     real = (size > 0).all(-1)  # padding is empty
     centre = ((low + high) / 2).clamp(min=0)
-    cell = centre.floor().minimum(centre.new_tensor([width - 1, height - 1]))
+    x, y = centre.floor().unbind(-1)
+    cell = torch.stack([x.clamp(max=width - 1), y.clamp(max=height - 1)], -1)
 
     sigma = (size / 6).clamp(min=1 / 3)
     columns = torch.arange(width, device=heat.device)

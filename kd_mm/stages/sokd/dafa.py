@@ -182,6 +182,7 @@ class DAFA(Stage):
         return 0 <= self.age(progress) < self.search_epochs
 
     def forward(self, pair: FeaturePair) -> FeaturePair:
+        self._trial = None  # of a step that did not come to its end
         if self.fixed is not None:
             if self.fixed:
                 pair.teacher = self._augment(pair.teacher, *self.fixed, pair.image_size)
@@ -304,8 +305,8 @@ class DAFA(Stage):
         self.policy.update(draws, found[:-1].view(-1, 5), float(found[-1]))
 
     def unserved(self) -> str:
-        text = 'the policy of DAFA(objective="unrolled") never learns'
-        return text if self.objective == 'unrolled' else ''
+        text = f'the policy of DAFA(objective={self.objective!r}) never learns'
+        return '' if self.objective == 'consistency' else text
 
     def check_time(self, progress: Progress) -> None:
         progress.check('start', self.start, self.by_epoch, begins=True)

@@ -17,7 +17,7 @@ from ...link import Link
 from ...options import Count, NonNegative, checked
 from ...pair import MAP, FeaturePair
 from ...registry import MODELS
-from ..base import Stage
+from ..base import Borrowed, Stage
 from .areas import (
     Areas,
     activation_loss,
@@ -142,6 +142,7 @@ class DAM(Stage):
         self.hidden, self.relu_heads = hidden, relu_heads
         self.heads = nn.ModuleDict()
         self.link = ''
+        self._layer: Borrowed[nn.Linear] | None = None
         self._spread: HostCopy | None = None
         self._steps = 0
 
@@ -154,13 +155,20 @@ class DAM(Stage):
                 f'DAM.classifier: the teacher has no linear layer {self.classifier!r}; '
                 f'{nearest(self.classifier, layers)}'
             )
-        weight = layers[self.classifier].weight.detach().float().clone()
-        self.register_buffer('class_weight', weight, persistent=False)
+        self._layer = Borrowed(layers[self.classifier])
+
+    def borrowed(self) -> list[nn.Module]:
+        return [] if self._layer is None else [self._layer.it]
+
+    @property
+    def class_weight(self) -> Tensor:
+        """The teacher's, ``(K, C)``, as it is now: that of an average moves."""
+        if self._layer is None:
+            raise ConfigError("DAM(supervision='cam') has not seen the teacher")
+        return self._layer.it.weight.detach().float()
 
     def setup(self, pair: FeaturePair) -> None:
         super().setup(pair)
-        if self.supervision == 'cam' and not hasattr(self, 'class_weight'):
-            raise ConfigError("DAM(supervision='cam') has not seen the teacher")
         for student, teacher in zip(pair.student, pair.teacher, strict=True):
             if student.shape != teacher.shape:
                 raise ConfigError(

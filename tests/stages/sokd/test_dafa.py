@@ -24,6 +24,17 @@ from kd_mm.stages import DAFA
 from kd_mm.stages.sokd.dafa import consistency
 from kd_mm.stages.sokd.policy import Draws
 
+
+def test_a_step_that_did_not_end_leaves_nothing_to_learn_from():
+    stage, feature = DAFA(), torch.zeros(2, 4, 8, 8)
+    pair = FeaturePair(link='x', student=[feature], teacher=[feature], samples=[],
+                       image_size=(64, 64))  # fmt: skip
+    stage.setup(pair)
+    stage._trial = object()
+    stage.eval()(pair)
+    assert stage._trial is None
+
+
 HOSTS = {
     'FitNet': ([dict(type='kd_mm.ConvAdapter')], 'kd_mm.MSELoss'),
     'AT': ([], 'kd_mm.ATLoss'),

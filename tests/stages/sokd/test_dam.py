@@ -459,6 +459,8 @@ def test_cam_does_not_collapse_where_agreement_alone_does():
     assert done.logs['heat_spread'] > 0.05
     assert 'class_weight' not in stage.state_dict()
     torch.testing.assert_close(stage.class_weight, fc.weight.detach())
+    fc.weight.data.add_(1)  # an average of the student's, or the student's own
+    torch.testing.assert_close(stage.class_weight, fc.weight.detach())
 
 
 def test_cam_is_refused_where_it_has_no_map():
