@@ -1,6 +1,7 @@
 """What every criterion of a link is."""
 
 import torch
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -97,6 +98,9 @@ class Criterion(nn.Module):
         that step.
         """
         return False
+
+    def before_train(self, runner: Runner) -> None:
+        """After the weights are loaded, before the first iteration."""
 
     def forward(self, pair: FeaturePair) -> Tensor:
         """Weighted sum over the levels of ``pair``."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_gather, all_reduce
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -137,6 +138,18 @@ class CRDLoss(Criterion):
         # log Z of either direction; 0 until the first batch, on the device because
         # the host need not know
         self.register_buffer('constants', torch.zeros(2))
+
+    @torch.no_grad()
+    def before_train(self, runner: Runner) -> None:
+        """A run that starts anew may have another teacher: its bank is empty."""
+        if runner._resume or not (self.labels >= 0).any():
+            return
+        aside = torch.Generator().manual_seed(0)
+        for side in ('student', 'teacher'):
+            bank = getattr(self, f'bank_{side}')
+            bank.copy_(F.normalize(torch.randn(bank.shape, generator=aside), dim=1))
+        self.labels.fill_(-1)
+        self.constants.zero_()
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         """A bank of unknown size becomes as large as the one in the checkpoint."""

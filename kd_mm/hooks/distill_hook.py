@@ -160,8 +160,8 @@ class DistillHook(Hook):
                 if link.share is not None and not runner._resume:
                     link.share.restart()
                 self._check_batch_size(runner, link)
-                for stage in link.stages:
-                    stage.before_train(runner)
+                for part in (*link.stages, link.criterion):
+                    part.before_train(runner)
             except ConfigError as error:
                 text = str(error).removeprefix(f'links.{name}: ')
                 raise ConfigError(f'links.{name}: {text}') from error

@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from mmcv.cnn import ConvModule
 from mmengine.dist import get_rank
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..options import Natural, ProperFraction, checked
@@ -60,6 +61,12 @@ class MGD(Stage):
         self.register_buffer('steps', torch.tensor(0))
         self._steps = 0  # the same on the host: read in every step
         self.register_load_state_dict_post_hook(recall_after_load)
+
+    def before_train(self, runner: Runner) -> None:
+        """A run that starts anew draws its masks anew."""
+        if not runner._resume:
+            self.steps.zero_()
+            self.recall()
 
     def recall(self) -> None:
         self._steps = int(self.steps)

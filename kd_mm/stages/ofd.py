@@ -5,6 +5,7 @@ from functools import partial
 import torch
 from mmcv.cnn import ConvModule
 from mmengine.dist import all_reduce
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..options import Count, checked
@@ -59,6 +60,14 @@ class OFD(Stage):
             self.adapters.append(ConvModule(s.shape[1], width, 1, **norm))
             # sum and number of the negative responses of every channel
             self.register_buffer(f'negative_{level}', torch.zeros(2, width))
+
+    def before_train(self, runner: Runner) -> None:
+        """A run that starts anew may have another teacher, and measures it."""
+        if not runner._resume:
+            self._seen = 0
+            self.seen.zero_()
+            for level in range(len(self.adapters)):
+                getattr(self, f'negative_{level}').zero_()
 
     def recall(self) -> None:
         self._seen = int(self.seen)

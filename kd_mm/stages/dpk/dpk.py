@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.dist import all_gather, get_rank, get_world_size
 from mmengine.logging import MMLogger
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ...diagnostics import HostCopy
@@ -227,6 +228,14 @@ class DPK(Stage):
             len(teacher), rows * columns, generator=generator, device=teacher.device
         )
         return height.argsort(1)
+
+    def before_train(self, runner: Runner) -> None:
+        """A run that starts anew may have another teacher, and looks at it first."""
+        if runner._resume:
+            return
+        for name, buffer in self.named_buffers(recurse=False):
+            buffer.fill_(self.fallback if name == 'ratios' else 0)
+        self.recall()
 
     def recall(self) -> None:
         self._steps, self._coming = int(self.steps), None

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ...schedule import Progress
-from ...utils.randomness import kept_random
+from ...utils.randomness import kept_random, remembered
 from ...utils.wrappers import unwrapped
 from .policy import Draws, Policy
 
@@ -104,8 +104,8 @@ class Problem:
         self.runner, self.model, self.batch = runner, model, batch
         self.stages, self.draws, self.put_back = stages, draws, put_back
         self.weights = [p for p in model.parameters() if p.requires_grad]
-        self.random = torch.get_rng_state()
         self.device = self.weights[0].device
+        self.same_masks = remembered(self.device)
 
     def gradients(
         self, *, of_weights: bool, plain: bool = False
@@ -115,7 +115,7 @@ class Problem:
         With ``plain`` nothing is augmented, and the gradients at the levers are 0.
         """
         self.put_back()
-        torch.set_rng_state(self.random)
+        self.same_masks()
         levers = [d.levers().to(self.device).requires_grad_() for d in self.draws]
         for stage, draw, lever in zip(self.stages, self.draws, levers, strict=True):
             stage.fixed = () if plain else (draw, lever)
