@@ -20,6 +20,7 @@ class Searching(Protocol):
     """What :func:`search_step` asks of a stage whose policy learns."""
 
     objective: str
+    estimator: str
     policy: Policy
     fixed: tuple[Draws, Tensor] | tuple[()] | None
 
@@ -49,7 +50,9 @@ def search_step(runner: Runner, data_batch: dict, *, caller: Searching) -> None:
     with :math:`w' = w - \eta \nabla_w L(w, \chi)`, :math:`w^\pm = w \pm \epsilon v`,
     :math:`v = \nabla_{w'} L(w', \chi)`. Source: DARTS, arXiv 1806.09055, equations 7
     and 8; eta = 0.01 and epsilon = 0.01 / ||v|| as there. Gradients are averaged over
-    ranks; parameters, buffers, random states and counters are put back.
+    ranks; parameters, buffers, random states and counters are put back. All of it is in
+    fp32, also under AMP. What a score function learns from (``estimator='relax'``) is
+    the upper loss, less what it is without any augmentation.
 
     Stages with ``objective='published'`` do as SoKD's code does: the teacher is not
     augmented in the upper loss :math:`L(w')`, so only the second term is left. An
@@ -83,6 +86,8 @@ def search_step(runner: Runner, data_batch: dict, *, caller: Searching) -> None:
         batch = data(copy.deepcopy(data_batch), True)
         problem = Problem(runner, model, stages, draws, batch, put_back)
         slopes, loss = problem.unrolled(plain=caller.objective == 'published')
+        if any(stage.estimator == 'relax' for stage in stages):
+            loss = loss - problem.gradients(of_weights=False, plain=True)[0]
     for stage, draw, slope in zip(stages, draws, slopes, strict=True):
         stage.learn_from(draw, slope, loss)
 
@@ -120,7 +125,9 @@ class Problem:
         for stage, draw, lever in zip(self.stages, self.draws, levers, strict=True):
             stage.fixed = () if plain else (draw, lever)
         try:
-            with self.runner.optim_wrapper.optim_context(self.model):
+            # in half precision the two weights of a difference would be one
+            full = torch.autocast(self.device.type, enabled=False)
+            with self.runner.optim_wrapper.optim_context(self.model), full:
                 loss, _ = self.model.parse_losses(self.model(**self.batch, mode='loss'))
         finally:
             for stage in self.stages:
