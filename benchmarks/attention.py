@@ -19,7 +19,7 @@ from tables import refresh
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kd_mm.stages.dpk.prior_net import attend
+from kd_mm.stages.dpk.prior_net import attend, products
 
 SIZES = {  # images, heads, tokens, width of a head: at a ratio of 0.5, and decoders
     'CIFAR, encoders': (64, 8, 128, 32),
@@ -40,10 +40,6 @@ def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     with sdpa_kernel(SDPBackend.MATH):
         return F.scaled_dot_product_attention(q, k, v)
-
-
-def products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1) @ v
 
 
 def both_ways(how, packed: Tensor) -> None:

@@ -266,6 +266,12 @@ class Link(nn.Module):
         parts = (*self.stages, self.criterion)
         return next((type(p).__name__ for p in parts if p.reads_labels), '')
 
+    def around(self, stage: Any) -> tuple[list, list]:
+        """The stages in front of one of them, and those behind it."""
+        stages = list(self.stages)
+        place = stages.index(stage)
+        return stages[:place], stages[place + 1 :]
+
     def unserved(self) -> list[str]:
         """What does not happen in a training loop without DistillHook."""
         return [text for stage in self.stages if (text := stage.unserved())]

@@ -66,7 +66,8 @@ def refuse_other_channels(stage: Stage, link: Link) -> None:
         ConfigError: If a stage before this one moves the teacher's channels, or makes
             one feature of those of several teachers.
     """
-    for other in list(link.stages)[: list(link.stages).index(stage)]:
+    before, _ = link.around(stage)
+    for other in before:
         name = type(other).__name__
         if other.moves_channels or other.merges:
             does = 'merges teachers' if other.merges else 'moves channels'

@@ -50,7 +50,7 @@ def set_length(cfg: MutableMapping, epochs: int) -> None:
 
     for hook in (
         *(cfg.get('custom_hooks') or ()),
-        *cfg.get('default_hooks', {}).values(),
+        *(cfg.get('default_hooks') or {}).values(),
     ):
         if type_name(hook):
             _change(hook, HOOKS, at)

@@ -167,8 +167,7 @@ class ChannelAlign(Stage):
                 f'{where} cannot help {criterion}, which does not compare channels '
                 'whose order is open: it sums them out, or they are classes'
             )
-        stages = list(link.stages)
-        later = stages[stages.index(self) + 1 :]
+        _, later = link.around(self)
         mixers = [type(stage).__name__ for stage in later if stage.mixes_channels]
         reorders = self.transform not in MATRICES and all(
             s == t for s, t in self.widths

@@ -52,8 +52,9 @@ def fit_channels(
         ):
             for name, (link, stage) in links.items():
                 pair = pairs[name]
-                for before in list(link.stages)[: list(link.stages).index(stage)]:
-                    pair = before(pair)
+                before, _ = link.around(stage)
+                for other in before:
+                    pair = other(pair)
                 levels = statistics.setdefault(
                     name, [LevelStatistics([stage.similarity]) for _ in pair.student]
                 )

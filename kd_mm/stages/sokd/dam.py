@@ -193,8 +193,7 @@ class DAM(Stage):
 
     def check(self, link: Link) -> None:
         """Class activation maps need the teacher's channels where they were."""
-        stages = list(link.stages)
-        before = stages[: stages.index(self)]
+        before, _ = link.around(self)
         movers = [type(stage).__name__ for stage in before if stage.moves_channels]
         if self.supervision == 'cam' and movers:
             raise ConfigError(
