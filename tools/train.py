@@ -93,7 +93,7 @@ def start(cfg, begin, key, *, trust):
         return
     found = find_resume(cfg.work_dir, trust=trust) if cfg.get('resume') else None
     if cfg.get('resume') and not found:
-        where = begin or 'its beginning'
+        where = begin or 'the beginning'
         print_log(f'--resume: nothing in {cfg.work_dir}; training starts from {where}')
     cfg.resume, cfg.load_from = bool(found), found or begin
     if begin and not found:
