@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 
 import controls  # noqa: F401  registers its stages
-from combine import SEVEN, hosts, snippet
+from combine import SEVEN, combine, hosts, snippet
 from digits_runs import ROOT, digits_config, train
 from mmengine.config import Config
 from suites import (
@@ -147,6 +147,7 @@ def trained_cifar10() -> dict[str, dict | None]:
     found['FitNet + DAFA'] = dict(
         map=dict(fitnet['map'], stages=[dafa, *fitnet['map']['stages']])
     )
+    found['FitNet + DAM'] = combine(fitnet, 'DAM')
     found['DPK small + KD'] = dict(
         links=shortened(snippet('dpk', 'dpk_small'), 4),
         optim_wrapper=snippet('dpk', 'dpk_small_optimizer'),
