@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
 from mmdet.testing import demo_mm_inputs
@@ -18,6 +19,15 @@ from kd_mm.pair import FeaturePair
 from kd_mm.trial import trial_samples
 
 register_all_modules(init_default_scope=False)
+
+GPU = pytest.param(
+    'cuda',
+    marks=[
+        pytest.mark.gpu,
+        pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU'),
+    ],
+)
+DEVICES = ['cpu', GPU]  # of tests that a CPU takes as well
 
 
 def fitnet(*, weight: float = 1.0, **kwargs) -> dict:

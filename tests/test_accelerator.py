@@ -11,7 +11,15 @@ import pytest
 import torch
 import torch.distributed as dist
 import toys
-from helpers import build, classification_batch, detection_batch, distill_cfg, fitnet
+from helpers import (
+    DEVICES,
+    GPU,
+    build,
+    classification_batch,
+    detection_batch,
+    distill_cfg,
+    fitnet,
+)
 from mmengine.optim import build_optim_wrapper
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,16 +27,6 @@ import kd_mm.utils.amp  # noqa: F401  registers CPUAmpOptimWrapper
 from kd_mm.distiller import Distiller
 from kd_mm.stages import ChannelAlign
 from kd_mm.teachers import Teachers
-
-GPU = pytest.param(
-    'cuda',
-    marks=[
-        pytest.mark.gpu,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU'),
-    ],
-)
-DEVICES = ['cpu', GPU]
-
 
 def stage(name: str, **options) -> dict:
     return dict(type=f'kd_mm.{name}', **options)
