@@ -28,7 +28,7 @@ test-fast: env  ## run the tests that take no more than a few seconds each
 	@$(PYTEST) -m "not gpu and not slow and not dist" $(ARGS)
 
 gpu-check: env  ## on a GPU: its tests, then what every method costs there (8 minutes)
-	@$(PY) -m pytest -q -m gpu $(ARGS)
+	@$(PY) -m pytest -v --tb=short -m gpu $(ARGS)
 	@$(PY) benchmarks/cost.py --device cuda --repeats 7
 
 gain: env  ## what distillation gains: docs/results (what is there already is kept; hours)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import toys
-from helpers import distill_cfg
+from helpers import DEVICES, distill_cfg
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 
@@ -25,7 +25,7 @@ def no_progress_left():
     MessageHub.get_current_instance().runtime_info.clear()
 
 
-def bench(stages=(), *, model=toys.retinanet, tap='neck', size=(64, 64)):
+def bench(stages=(), *, model=toys.retinanet, tap='neck', size=(64, 64), device='cpu'):
     link = dict(
         student=tap,
         teacher=tap,
@@ -36,8 +36,8 @@ def bench(stages=(), *, model=toys.retinanet, tap='neck', size=(64, 64)):
     cfg = distill_cfg(model(classes=10), model(classes=10), dict(fpn=link))
     return steps.Bench(
         Config(dict(model=cfg, default_scope=scope)),
-        data=steps.random_batch(2, size, 'cpu'),
-        device='cpu',
+        data=steps.random_batch(2, size, device),
+        device=device,
     )
 
 
@@ -62,11 +62,17 @@ def test_every_variant_does_its_part():
     assert one.distilled.training
 
 
-def test_classifiers_take_the_same_way():
-    one = bench(model=toys.classifier, tap='backbone', size=(32, 32))
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize(
+    ('model', 'tap', 'size'),
+    [(toys.classifier, 'backbone', (32, 32)), (toys.retinanet, 'neck', (64, 64))],
+    ids=['classifier', 'detector'],
+)
+def test_both_kinds_take_the_same_way(model, tap, size, device):
+    one = bench(model=model, tap=tap, size=size, device=device)
     for run in one.variants().values():
         run()
-    found = one.memory('cpu')
+    found = one.memory(device)
     assert found['distilled'] > found['student'] > one.held(one.plain) > 0
 
 
