@@ -25,6 +25,7 @@ from .work_dir import alone, check_writable, find_resume
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 GRACE = 30  # seconds that other ranks leave rank 0 to tell what is wrong
+CHILD = getattr(signal, 'SIGCHLD', None)  # not on Windows
 
 
 class _Started(Hook):
@@ -74,6 +75,8 @@ class Session:
     def __enter__(self):
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._on_signal)
+        if CHILD:
+            self._before[CHILD] = signal.getsignal(CHILD)
         self._raises = logging.raiseExceptions
         logging.raiseExceptions = False  # a full disk is said once, not per line
         self._stack.enter_context(through_mmengine(trust=self._trust, keys=self.keys))
@@ -176,6 +179,10 @@ class Session:
 
     def _on_signal(self, number, frame):
         self._signal = number
+        # A signal to the whole group ends the loaders' processes too; PyTorch would
+        # raise for each wherever this one is by then, in what is said at the end, too.
+        if CHILD:
+            signal.signal(CHILD, signal.SIG_DFL)
         if self._saving and not self._pending:  # a second Ctrl-C does not wait
             self._pending = True
             return

@@ -225,6 +225,28 @@ def test_an_interruption_waits_for_a_checkpoint_that_is_being_saved():
     assert done == ['saved'] and stopped.value.code == 128 + signal.SIGTERM
 
 
+def test_workers_that_end_with_the_run_do_not_speak_of_damaged_checkpoints(
+    monkeypatch, capsys
+):
+    """``timeout`` and ``scancel`` signal the whole group; PyTorch raises for each."""
+
+    def died(*_):
+        raise RuntimeError('DataLoader worker is killed by signal: Terminated')
+
+    def find(folder, trust):
+        signal.raise_signal(signal.SIGCHLD)
+        return 'epoch_2.pth'
+
+    before = signal.getsignal(signal.SIGCHLD)
+    monkeypatch.setattr('kd_mm.utils.session.find_resume', find)
+    with pytest.raises(SystemExit), Session() as session:
+        session.work_dir = 'work'
+        signal.signal(signal.SIGCHLD, died)  # as a loader with workers does
+        signal.raise_signal(signal.SIGTERM)
+    assert 'stopped by SIGTERM; epoch_2.pth can be resumed' in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGCHLD) is before
+
+
 def finish(process, seconds=120):
     out, err = process.communicate(timeout=seconds)
     return process.returncode, out, err
