@@ -1,5 +1,7 @@
 """Which part of a config an exception comes from."""
 
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from types import FrameType, TracebackType
 
 PACKAGES = ('kd_mm', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain')
@@ -17,7 +19,8 @@ def blame_config(error, cfg):
         innermost frame of any of the packages is one of ``kd_mm``.
     """
     built, owner = None, None
-    for frame in _frames(error.__traceback__):
+    frames = list(_frames(error.__traceback__))
+    for frame in frames:
         package = frame.f_globals.get('__name__', '').partition('.')[0]
         if package in PACKAGES:
             owner = package
@@ -29,11 +32,38 @@ def blame_config(error, cfg):
         text = text.strip('\'"').partition('. Please check')[0]
     else:
         text = f'{type(error).__name__}: {text}'
+    if broken := _broken_import(frames):
+        return f'{broken}: {text}{_too_new()}'
     if built is None or cfg is None:
         return f'config: {text}'
     kind = built.get('type')
     kind = f' ({getattr(kind, "__name__", kind)})' if kind else ''
     return f'{find_node(cfg, built) or "config"}{kind}: {text}'
+
+
+def _broken_import(frames: Iterable[FrameType]) -> str:
+    """Which module of a toolbox does not import here; '' where none was under way."""
+    names = [
+        frame.f_globals.get('__name__', '')
+        for frame in frames
+        if frame.f_code.co_name == '<module>'
+    ]
+    own = [name for name in names if name.partition('.')[0] in PACKAGES[1:]]
+    return f'{own[-1]} cannot be imported' if own else ''
+
+
+def _too_new() -> str:
+    """What is known to break the toolboxes' imports."""
+    try:
+        found = version('transformers')
+    except PackageNotFoundError:
+        return ''
+    if int(found.partition('.')[0]) < 5:
+        return ''
+    return (
+        f'; transformers {found} is installed, and MMPretrain knows no newer one than '
+        "4: pip install 'transformers<5', or uninstall it"
+    )
 
 
 def _config_of(frame: FrameType) -> dict | None:

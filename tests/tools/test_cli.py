@@ -208,6 +208,21 @@ def test_only_config_errors_are_one_line_once_training_runs():
     assert one_line(RuntimeError('shape mismatch'), started=False) is None
 
 
+def test_a_toolbox_that_does_not_import_is_named_with_the_remedy(monkeypatch):
+    code = compile('class Bert(None): pass', 'language_model.py', 'exec')
+    module = dict(__name__='mmpretrain.models.multimodal.language_model')
+    with pytest.raises(TypeError) as raised:
+        exec(code, module)
+    seen = dict(error=raised.value, started=False, cfg=Config(dict(model=dict())))
+    monkeypatch.setattr('kd_mm.utils.origin.version', lambda name: '4.53.3')
+    told = one_line(**seen)
+    assert told.startswith(f'{module["__name__"]} cannot be imported: TypeError: ')
+    assert 'transformers' not in told
+    monkeypatch.setattr('kd_mm.utils.origin.version', lambda name: '5.17.0')
+    assert 'transformers 5.17.0 is installed' in one_line(**seen)
+    assert "pip install 'transformers<5'" in one_line(**seen)
+
+
 def test_resume_command_drops_an_older_checkpoint():
     argv = ['train.py', '--resume', 'a.pth', 'c.py', '--amp', '--resume']
     assert _without_resume(argv) == ['train.py', 'c.py', '--amp']
