@@ -1,7 +1,6 @@
 """What ``tools/train.py`` and ``tools/test.py`` share: arguments, config, failures."""
 
 import argparse
-import importlib.util
 import os
 import os.path as osp
 import sys
@@ -13,10 +12,11 @@ from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError
 from ..teachers import with_files
 from ..toolboxes import check_installed
 from .kinds import is_type, type_name
+from .loading import find_config
 from .overrides import check_overrides, check_top_level, check_values
 
 
@@ -77,30 +77,6 @@ def add_trust(parser):
         help='read checkpoints even if they hold other types than checkpoints do: '
         'such files can run code of whoever made them',
     )
-
-
-def find_config(path):
-    """Path of a config file, packaged ones (``mmdet::…``) included.
-
-    Raises:
-        ConfigError: When there is no such file.
-    """
-    package, scope, rest = path.partition('::')
-    if scope:
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            raise ConfigError(f'config {path}: package {package!r} is not installed')
-        path = osp.join(osp.dirname(spec.origin), '.mim', 'configs', rest)
-    if osp.isdir(path):
-        raise ConfigError(f'config {path} is a folder, not a file')
-    if not osp.isfile(path):
-        folder = osp.dirname(path) or '.'
-        hint = f'the folder {folder} does not exist either'
-        if osp.isdir(folder):
-            names = [n for n in os.listdir(folder) if n.endswith(('.py', '.yml'))]
-            hint = nearest(osp.basename(path), names) if names else 'it has no configs'
-        raise ConfigError(f'config {path} does not exist ({hint})')
-    return path
 
 
 def load_config(path: str) -> Config:

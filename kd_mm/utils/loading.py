@@ -1,16 +1,17 @@
 """Read the teacher's config and weights, and complain early."""
 
 import copy
+import os
+import os.path as osp
+from importlib.util import find_spec
 from os import PathLike, fspath
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
-from mmengine.hub import get_config
 from mmengine.logging import MMLogger
-from mmengine.utils import is_installed
 from torch import nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, nearest
 from ..toolboxes import TOOLBOXES
 from .files import check_is_file, read_checkpoint
 from .kinds import is_type, type_text
@@ -67,16 +68,41 @@ def read_teacher(path: str) -> Config:
         ConfigError: If it is missing or cannot be read.
     """
     try:
-        if '::' not in path:
-            return Config.fromfile(find_file(path, key='teacher.config'))
-        package = path.split('::')[0]
-        if not is_installed(package):
-            raise ConfigError(f'teacher.config {path!r}: {package} is not installed')
-        return get_config(path)
+        if '::' in path:
+            return Config.fromfile(find_config(path, key='teacher.config'))
+        return Config.fromfile(find_file(path, key='teacher.config'))
     except ConfigError:
         raise
     except (FileNotFoundError, OSError, KeyError, ValueError, AssertionError) as error:
         raise ConfigError(f'teacher.config {path!r} cannot be read: {error}') from error
+
+
+def find_config(path: str, *, key: str = 'config') -> str:
+    """Path of a config file, packaged ones (``mmdet::...``) included.
+
+    Args:
+        path (str): A file, or ``package::path`` of a packaged config.
+        key (str): Where it was given, for the message. Defaults to 'config'.
+
+    Raises:
+        ConfigError: When there is no such file.
+    """
+    package, scope, rest = path.partition('::')
+    if scope:
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise ConfigError(f'{key} {path}: package {package!r} is not installed')
+        path = osp.join(osp.dirname(spec.origin), '.mim', 'configs', rest)
+    if osp.isdir(path):
+        raise ConfigError(f'{key} {path} is a folder, not a file')
+    if not osp.isfile(path):
+        folder = osp.dirname(path) or '.'
+        hint = f'the folder {folder} does not exist either'
+        if osp.isdir(folder):
+            names = [n for n in os.listdir(folder) if n.endswith(('.py', '.yml'))]
+            hint = nearest(osp.basename(path), names) if names else 'it has no configs'
+        raise ConfigError(f'{key} {path} does not exist ({hint})')
+    return path
 
 
 def find_file(path: str, *, key: str) -> str:

@@ -24,3 +24,15 @@ def test_the_weights_in_an_installed_package_are_found(tmp_path, monkeypatch):
     own.touch()  # a file of the user's comes first
     found = loading.find_file('configs/teacher.pth', key='teacher.checkpoint')
     assert (tmp_path / 'elsewhere' / found).samefile(own)
+
+
+def test_a_packaged_teacher_that_does_not_exist_names_the_nearest():
+    wrong = 'mmdet::retinanet/retinanet_r101_fpn_2x_coc.py'
+    with pytest.raises(
+        ConfigError, match='nearest: retinanet_r101_fpn_2x_coco'
+    ):
+        loading.load_model_config(wrong)
+    with pytest.raises(ConfigError, match="package 'mmdetect' is not installed"):
+        loading.load_model_config(wrong.replace('mmdet', 'mmdetect'))
+    model, scope = loading.load_model_config(wrong.replace('_coc.', '_coco.'))
+    assert model.type == 'RetinaNet' and scope == 'mmdet'
