@@ -28,9 +28,7 @@ def test_the_weights_in_an_installed_package_are_found(tmp_path, monkeypatch):
 
 def test_a_packaged_teacher_that_does_not_exist_names_the_nearest():
     wrong = 'mmdet::retinanet/retinanet_r101_fpn_2x_coc.py'
-    with pytest.raises(
-        ConfigError, match='nearest: retinanet_r101_fpn_2x_coco'
-    ):
+    with pytest.raises(ConfigError, match='nearest: retinanet_r101_fpn_2x_coco'):
         loading.load_model_config(wrong)
     with pytest.raises(ConfigError, match="package 'mmdetect' is not installed"):
         loading.load_model_config(wrong.replace('mmdet', 'mmdetect'))
