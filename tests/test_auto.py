@@ -21,7 +21,7 @@ from test_tokens import vit
 import kd_mm
 from kd_mm.auto import NAMES
 from kd_mm.auto.candidates import Candidate, Level, class_scores, feeding_heads
-from kd_mm.auto.find import SHARE_OF_DETECTORS
+from kd_mm.auto.find import SHARE_OF_CLASSIFIERS, SHARE_OF_DETECTORS
 from kd_mm.auto.match import match
 from kd_mm.auto.methods import (
     _LAST_MAP,
@@ -119,11 +119,10 @@ def test_what_feeds_the_heads_is_compared(name):
     student, teacher, features = PAIRS[name]
     model = found(student, teacher)
     links = model.distiller.links_config
-    assert links['features'] == features | dict(
-        share=dict(target=SHARE_OF_DETECTORS, falls_to=1.0)
-    )
-    scores = 'logits' in links
-    assert scores == ('Classifier' in student.type and 'other classes' not in name)
+    classifier = 'Classifier' in student.type
+    part = SHARE_OF_CLASSIFIERS if classifier else SHARE_OF_DETECTORS
+    assert links['features'] == features | dict(share=dict(target=part, falls_to=1.0))
+    assert ('logits' in links) == (classifier and 'other classes' not in name)
     batch = (
         classification_batch() if 'Classifier' in student.type else detection_batch()
     )
