@@ -22,8 +22,8 @@ from .methods import (
 )
 from .survey import Survey, survey
 
-# Part of the gradient at the features, of every link, so that no weight is a guess.
-# Held to the end: on the digits one that falls cost 3 to 9 mAP. Our choice, on other seeds
+# Part of the gradient at features, of every link, so that no weight is a guess; held
+# to the end: on the digits one that falls cost 3 to 9 mAP. Our choice, on other seeds
 # than those reported: benchmarks/plan.md.
 SHARE_OF_DETECTORS, SHARE_OF_CLASSIFIERS = 0.9, 0.8
 
