@@ -195,6 +195,10 @@ class Schedule:
                 'schedule.stop comes before the warm-up ends, got '
                 f'warmup={warmup}, stop={stop}'
             )
+        if shape != 'linear' and not (warmup or decay):
+            raise ConfigError(
+                f'schedule.shape={shape!r} has no effect without a warmup or a decay'
+            )
         self.warmup, self.decay, self.stop = warmup, decay, stop
         self.shape, self.by_epoch = shape, by_epoch
 

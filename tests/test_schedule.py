@@ -37,7 +37,8 @@ def test_counts_iterations():
 
 
 @pytest.mark.parametrize(
-    'kwargs', [dict(warmup=-1), dict(stop=1, warmup=2), dict(shape='step')]
+    'kwargs',
+    [dict(warmup=-1), dict(stop=1, warmup=2), dict(shape='step'), dict(shape='cosine')],
 )
 def test_senseless_numbers_are_refused(kwargs):
     with pytest.raises(ConfigError):

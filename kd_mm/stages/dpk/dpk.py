@@ -29,6 +29,7 @@ Sizes = Annotated[
 Bounds = Annotated[
     tuple[Fraction, Fraction], Rule('in order', lambda pair: pair[0] <= pair[1])
 ]
+DEFAULT_BOUNDS = (0.1, 0.95)
 GRID = 8  # features are averaged to GRID x GRID cells before they are compared
 LEAST = 4  # images that unbiased CKA needs
 Images = Annotated[
@@ -105,7 +106,7 @@ class DPK(Stage):
         encoder: Sizes = (256, 4, 8),
         decoder: Sizes = (256, 4, 8),
         ratio: Fraction | Ratio = 'cka',
-        bounds: Bounds = (0.1, 0.95),
+        bounds: Bounds = DEFAULT_BOUNDS,
         fallback: Fraction = 0.5,
         images: Images = 16,
         positions: Literal['random', 'energy'] = 'random',
@@ -114,6 +115,11 @@ class DPK(Stage):
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
+        if not isinstance(ratio, str) and tuple(bounds) != DEFAULT_BOUNDS:
+            raise ConfigError(
+                f'DPK.bounds={tuple(bounds)} has no effect with a constant ratio, '
+                f'here {ratio:g}'
+            )
         self.levels, self.ratio, self.bounds = levels, ratio, tuple(bounds)
         self.fallback, self.images, self.positions = fallback, images, positions
         self.seed, self.dtype, self.checkpoint = seed, dtype, checkpoint

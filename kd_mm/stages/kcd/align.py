@@ -113,6 +113,11 @@ class ChannelAlign(Stage):
                 "ChannelAlign(scale=True) needs similarity='spatial': averages over "
                 'positions vary less than the positions do'
             )
+        if every and transform in ('identity', 'random'):
+            raise ConfigError(
+                f'ChannelAlign.every={every} has no effect with transform='
+                f'{transform!r}, which is fitted to nothing'
+            )
         self.fit_at = 0 if fit_at == 'start' else fit_at
         self.every, self.by_epoch = every, by_epoch
         self.images, self.share, self.ridge, self.seed = images, share, ridge, seed

@@ -135,7 +135,8 @@ def test_small_batches_are_filled_up_with_earlier_images():
 )
 def test_schedules_of_the_ratio(ratio, expected):
     pair, hub = make_pair(), MessageHub.get_current_instance()
-    stage, seen = ready(pair, ratio=ratio, bounds=(0.2, 0.8)), []
+    bounds = dict(bounds=(0.2, 0.8)) if isinstance(ratio, str) else {}
+    stage, seen = ready(pair, ratio=ratio, **bounds), []
     try:
         for done in (0, 10, 15):
             for name, value in dict(iter=done, max_iters=20).items():
@@ -302,6 +303,7 @@ def test_resumes_bit_for_bit(tmp_path):
         (dict(ratio=1.5), 'DPK.ratio'),
         (dict(positions='edges'), 'DPK.positions'),
         (dict(bounds=(0.9, 0.1)), 'DPK.bounds'),
+        (dict(ratio=0.5, bounds=(0.2, 0.8)), 'DPK.bounds=.* has no effect'),
         (dict(fallback=2), 'DPK.fallback'),
         (dict(images=3), 'DPK.images'),
     ],

@@ -191,6 +191,7 @@ def test_a_stage_before_it_is_applied_before_matching():
         (dict(fit_at=-1), 'fit_at'),
         (dict(fit_at='end'), 'fit_at'),
         (dict(every=0), 'every'),
+        (dict(every=1, transform='random'), 'every=1 has no effect'),
         (dict(images=1), 'images'),
         (dict(ridge=0.0), 'ridge'),
     ],
