@@ -15,6 +15,14 @@ if 'PYTEST_XDIST_WORKER' in os.environ:  # every core has a process of its own
 torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 2)))
 
 
+@pytest.fixture(autouse=True, scope='session')
+def _configs_are_written_as_they_come():
+    """Their layout (yapf) takes half a second, most of what a refused run does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, 1))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _nowhere_in_training():
     """The last run's place in training, which MMEngine keeps, is no other test's."""
