@@ -1,11 +1,13 @@
 """Paths, threads and data that tests share."""
 
+import functools
 import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.fileio import load
 from mmengine.logging import MessageHub
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -16,10 +18,15 @@ torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 2)))
 
 
 @pytest.fixture(autouse=True, scope='session')
-def _configs_are_written_as_they_come():
-    """Their layout (yapf) takes half a second, most of what a refused run does."""
+def _configs_are_cheap():
+    """Half a second each, most of what many tests would do: layout and model indices.
+
+    A dumped config keeps its text without yapf's layout, and the hundred YAML files that
+    MMEngine reads for each ``mmdet::`` are read once.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, 1))
+        patch.setattr('mmengine.config.utils.load', functools.cache(load))
         yield
 
 
