@@ -21,7 +21,7 @@ torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 2)))
 def _configs_are_cheap():
     """Half a second each, most of what many tests would do: layout and model indices.
 
-    A dumped config keeps its text without yapf's layout, and the hundred YAML files that
+    A dumped config has no layout of yapf, and the hundred YAML files that
     MMEngine reads for each ``mmdet::`` are read once.
     """
     with pytest.MonkeyPatch.context() as patch:
