@@ -41,9 +41,10 @@ def started(said: dict, start: float, share: float | dict | None) -> dict:
         for stage in link.get('stages', ()):
             if stage['type'] == 'kd_mm.DAM':
                 own = stage.get('weight', 1.0)  # one, or one a term
-                each = own if isinstance(own, tuple) else (own,)
-                scaled = tuple(start * weight for weight in each)
-                stage['weight'] = scaled if len(each) > 1 else scaled[0]
+                several = isinstance(own, tuple)
+                stage['weight'] = (
+                    tuple(start * weight for weight in own) if several else start * own
+                )
         if share is not None:
             link['share'] = share
     return said

@@ -69,7 +69,7 @@ def random_batch(
             labels=torch.randint(CLASSES, (OBJECTS,)),
             masks=BitmapMasks.random(OBJECTS, height=size[0], width=size[1]),
         )
-        sample.set_gt_label(torch.randint(CLASSES, (1,), device=device))
+        sample.set_gt_label(torch.randint(CLASSES, (1,)))
         sample.set_metainfo(dict(sample_idx=number))
     images = torch.randn(batch_size, 3, *size, device=device)
     return images, [sample.to(device) for sample in samples]

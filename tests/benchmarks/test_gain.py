@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / 'benchmarks'))
 
 from digits_runs import metric  # noqa: E402
 from gain import SUITES, add, one_run, read  # noqa: E402
+from share import HOSTS, STARTS, suite_of  # noqa: E402
 from steps import without_weights  # noqa: E402
 
 
@@ -25,6 +26,12 @@ def test_processes_that_add_rows_at_once_lose_none(tmp_path):
         list(pool.map(lambda i: add(path, dict(method='a', seed=i)), range(40)))
     assert sorted(row['seed'] for row in read(path)) == list(range(40))
     assert json.loads(path.read_text()) == read(path)
+
+
+@pytest.mark.parametrize('name', HOSTS)
+def test_every_host_can_be_started_at_every_weight(name):
+    suite, rows = suite_of(name, 0.8)
+    assert len(rows) == len(suite.methods) == 1 + 2 * len(STARTS) * len(HOSTS[name][1])
 
 
 def test_a_run_that_diverges_says_so_and_another_has_its_metrics(tmp_path):

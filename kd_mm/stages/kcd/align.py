@@ -113,7 +113,7 @@ class ChannelAlign(Stage):
                 "ChannelAlign(scale=True) needs similarity='spatial': averages over "
                 'positions vary less than the positions do'
             )
-        if every and transform in ('identity', 'random'):
+        if every and self.is_control:
             raise ConfigError(
                 f'ChannelAlign.every={every} has no effect with transform='
                 f'{transform!r}, which is fitted to nothing'
