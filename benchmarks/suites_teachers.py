@@ -193,6 +193,7 @@ SHARED = next(
     (Path(f) for f in FOLDERS if f and (Path(f) / 'coco_s320').is_dir()), DATA
 )
 COCO_STUDENT = ROOT / 'configs/kd/coco_s320/yolox_femto_coco_s320.py'
+PERSONS = ROOT / 'configs/kd/coco_s320/yolox_femto_person_coco_s320.py'
 
 
 @MODELS.register_module()
@@ -203,9 +204,11 @@ class NoTask(nn.Module):
         return dict(loss=sum(feature.sum() for feature in features) * 0)
 
 
-def coco_config(folder: Path, *, seed: int, images: int, epochs: int) -> Config:
+def coco_config(
+    folder: Path, *, seed: int, images: int, epochs: int, student: Path = PERSONS
+) -> Config:
     """A small YOLOX on some labelled photographs, evaluated once, at the end."""
-    cfg = Config.fromfile(COCO_STUDENT)
+    cfg = Config.fromfile(student)
     root = f'{SHARED}/coco_s320/'
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False)
@@ -222,9 +225,11 @@ def coco_config(folder: Path, *, seed: int, images: int, epochs: int) -> Config:
     return cfg
 
 
-def pretrained(kind: str, seed: int, passes: int = 12) -> str:
+def pretrained(kind: str, seed: int, passes: int = 8) -> str:
     """Weights of the backbone after ``passes`` over all photographs without labels."""
-    cfg = coco_config(ROOT / 'work_dirs', seed=seed, images=2274, epochs=passes)
+    cfg = coco_config(
+        ROOT / 'work_dirs', seed=seed, images=2274, epochs=passes, student=COCO_STUDENT
+    )
     loader = cfg.train_dataloader
     steps = [s for s in loader.dataset.pipeline if s.type != 'LoadAnnotations']
     loader.dataset.update(pipeline=steps, filter_cfg=dict(filter_empty_gt=False))
@@ -272,9 +277,9 @@ def from_weights(kind: str):
 
 COCO_UNLABELLED = Suite(
     name='coco-unlabelled',
-    about='photographs without labels with MobileNetV2, then some labelled ones',
-    teacher=COCO_STUDENT,
-    checkpoint=lambda: COCO_STUDENT,
+    about='photographs without labels with MobileNetV2, then persons on some of them',
+    teacher=PERSONS,
+    checkpoint=lambda: PERSONS,
     config=coco_config,
     methods={
         'alone': None,

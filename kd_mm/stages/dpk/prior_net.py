@@ -50,7 +50,9 @@ class Block(nn.Module):
     def _block(self, x: Tensor) -> Tensor:
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(self.norm1(x), self.qkv.weight, bias)
-        q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        # taken apart as they lie, so that their gradients are put together in one copy
+        parts = qkv.unflatten(2, (3, self.heads, -1)).unbind(2)
+        q, k, v = (part.transpose(1, 2) for part in parts)
         seen = attend(q, k, v)  # (N, heads, T, D / heads)
         x = x + self.proj(seen.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x))
