@@ -41,14 +41,15 @@ FASTER = 'configs/kd/faster_rcnn_r101_r50_{}.py'
 DETR = 'configs/kd/deformable_detr_r50_r18_{}.py'
 CIFAR = 'configs/kd_cls/cifar100/resnet32x4_resnet8x4_{}.py'
 IMAGENET = 'configs/kd_cls/imagenet/resnet34_resnet18_{}.py'
+DPK = ('dpk', 'dpk_lean')
 NAMES = {
     (DIGITS, 8, 128): ('fitnet', 'pkd', 'cwd_share', 'kcd_pkd', 'sokd_stable', 'dpk'),
-    (COCO, 1, 320): ('fitnet', 'cwd', 'pkd', 'kcd_pkd', 'sokd_stable', 'dpk'),
+    (COCO, 1, 320): ('fitnet', 'cwd', 'pkd', 'kcd_pkd', 'sokd_stable', *DPK),
     (GFL, 1, 320): ('ld', 'crosskd', 'crosskd_pkd'),
     (FASTER, 1, 320): ('crosskd',),
     (DETR, 1, 320): ('queries',),
-    (CIFAR, 64, 32): ('kd', 'fitnet', 'cwd', 'pkd', 'kcd', 'sokd', 'dpk'),
-    (IMAGENET, 8, 224): ('kd', 'review', 'sokd', 'dpk'),
+    (CIFAR, 64, 32): ('kd', 'fitnet', 'cwd', 'pkd', 'kcd', 'sokd', *DPK),
+    (IMAGENET, 8, 224): ('kd', 'review', 'sokd', *DPK),
 }
 # config -> images in a step, height and width
 DEFAULT = {

@@ -25,11 +25,11 @@ import kd_mm  # noqa: F401  makes `kd_mm::` known to MMEngine
 from kd_mm.optimizers import OptimizerPair
 from kd_mm.stages import DAFA, ChannelAlign
 from kd_mm.trial import trial_samples
-from kd_mm.utils.export import without_own_optimizer
-from kd_mm.utils.kinds import default_scope
+from kd_mm.utils.kinds import default_scope, is_type
 
 OBJECTS = 5  # in an image
 CLASSES = 10  # that labels are drawn from
+DISTILLERS = 'kd_mm.DistillerOptimWrapperConstructor'
 
 
 def without_weights(value):
@@ -80,8 +80,10 @@ def optimizer(cfg: Config, model: nn.Module) -> OptimWrapper:
     sgd = ConfigDict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
     own = copy.deepcopy(cfg.get('optim_wrapper', sgd))
     own.type = 'OptimWrapper'
-    if not hasattr(model, 'distiller'):
-        without_own_optimizer(own)
+    two = is_type(dict(type=own.get('constructor')), DISTILLERS)
+    if two and not hasattr(model, 'distiller'):
+        del own['constructor']
+        own.paramwise_cfg.pop('distiller', None)
     wrapper = build_optim_wrapper(model, own)
     for group in wrapper.optimizer.param_groups:
         group['lr'] = 1e-6
@@ -139,12 +141,13 @@ class Bench:
         for name, value in dict(iter=done, max_iters=1000, max_epochs=1000).items():
             hub.update_info(name, value)
 
-    def step(self, model: nn.Module) -> None:
-        """Forward, backward, update."""
+    def step(self, model: nn.Module) -> Tensor:
+        """Forward, backward, update; the loss."""
         loss, _ = model.parse_losses(model(*self.data, mode='loss'))
         self.optimizers[id(model)].update_params(loss)
         if model is self.distilled:
             model.distiller.settle()  # as DistillHook does
+        return loss.detach()
 
     @torch.no_grad()
     def teacher(self):
@@ -243,15 +246,21 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(repeats + 2):
         for name, run in variants.items():
-            if device == 'cuda':
-                torch.cuda.synchronize()
-            began = time.perf_counter()
-            run()
-            if device == 'cuda':
-                torch.cuda.synchronize()
+            took = timed(run, device)
             if turn >= 2:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(took)
     return seconds
+
+
+def timed(run: Callable[[], object], device: str) -> float:
+    """Seconds of one call, to the end of what it started."""
+    if device == 'cuda':
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    run()
+    if device == 'cuda':
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
 def ratios(above: list[float], *below: list[float]) -> list[float]:

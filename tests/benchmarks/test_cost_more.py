@@ -1,5 +1,6 @@
 """The other cost benchmarks: faster teachers, growth, profiles. No test of times."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mmengine.logging import MessageHub
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / 'benchmarks'))
 
+import cost_commits  # noqa: E402
 import cost_growth  # noqa: E402
 import cost_profile  # noqa: E402
 import fast_teacher  # noqa: E402
@@ -107,3 +109,26 @@ def test_a_profile_adds_up_by_kind():
     assert spent['convolution'] > 0
     work = cost_profile.giga(bench.teacher)
     assert work['convolution'] == work.total() > 0
+
+
+def test_two_versions_of_the_package_train_from_one_set_of_weights(tmp_path):
+    link = dict(student='neck', teacher='neck', stages=[dict(type='kd_mm.ConvAdapter')])
+    link['criterion'] = dict(type='kd_mm.MSELoss')
+    model = distill_cfg(toys.retinanet(classes=10), toys.retinanet(), dict(fpn=link))
+    loader = dict(batch_size=2)
+    cfg = Config(dict(model=model, default_scope='mmdet', train_dataloader=loader))
+    path, other = tmp_path / 'toy.py', tmp_path / 'other'
+    cfg.dump(path)
+    # another version: its losses are twice as large
+    shutil.copytree(ROOT / 'kd_mm', other / 'kd_mm', ignore=lambda *_: ['.mim'])
+    cost_commits.share_configs(other)
+    mse = other / 'kd_mm/criteria/mse.py'
+    mse.write_text(mse.read_text().replace('.square()', '.square().mul(2)'))
+
+    def row(before):
+        weights = tmp_path / f'{before.name}.pth'
+        about = dict(before=before, weights=weights, repeats=2)
+        return cost_commits.compare(path, 'a name', **about)
+
+    assert row(ROOT)['losses differ by'] == '0.0e+00'
+    assert float(row(other)['losses differ by']) > 0.1
