@@ -92,7 +92,13 @@ def find_config(path: str, *, key: str = 'config') -> str:
         spec = find_spec(package)
         if spec is None or spec.origin is None:
             raise ConfigError(f'{key} {path}: package {package!r} is not installed')
-        path = osp.join(osp.dirname(spec.origin), '.mim', 'configs', rest)
+        configs = osp.join(osp.dirname(spec.origin), '.mim', 'configs')
+        if not osp.isdir(configs):
+            raise ConfigError(
+                f'{key} {path}: {package} carries no configs, there is no {configs}; '
+                f'`pip install` puts them there, in a checkout `pip install -e .`'
+            )
+        path = osp.join(configs, rest)
     if osp.isdir(path):
         raise ConfigError(f'{key} {path} is a folder, not a file')
     if not osp.isfile(path):

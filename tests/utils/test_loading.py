@@ -34,3 +34,13 @@ def test_a_packaged_teacher_that_does_not_exist_names_the_nearest():
         loading.load_model_config(wrong.replace('mmdet', 'mmdetect'))
     model, scope = loading.load_model_config(wrong.replace('_coc.', '_coco.'))
     assert model.type == 'RetinaNet' and scope == 'mmdet'
+
+
+def test_a_package_without_its_configs_says_what_brings_them(tmp_path, monkeypatch):
+    """A checkout on the path that nobody installed."""
+    bare = tmp_path / 'bare_checkout'
+    bare.mkdir()
+    (bare / '__init__.py').touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match='carries no configs.*pip install -e'):
+        loading.find_config('bare_checkout::kd/some.py', key='teacher.config')
