@@ -43,6 +43,19 @@ def fitnet(*, weight: float = 1.0, **kwargs) -> dict:
     )
 
 
+def link(tap: str, *, stages=(), criterion: str = 'MSELoss', **kwargs) -> dict:
+    """A link between one tap of both networks; no stages unless they are given."""
+    return dict(
+        fpn=dict(
+            student=tap,
+            teacher=tap,
+            stages=list(stages),
+            criterion=dict(type=f'kd_mm.{criterion}'),
+            **kwargs,
+        )
+    )
+
+
 def distill_cfg(student, teacher, links=None, *, teacher_kwargs=None, **kwargs) -> dict:
     """Config of a distilled model with a random teacher."""
     guide = dict(config=teacher, allow_random=True, **(teacher_kwargs or {}))

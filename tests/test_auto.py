@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+import query_toys
 import torch
 import toys
 from helpers import (
@@ -70,13 +71,13 @@ PAIRS = {
         ),
     ),
     'the encoder in front of a decoder': (
-        toys.detr(),
-        toys.detr(),
+        query_toys.detr(),
+        query_toys.detr(),
         dict(student='encoder', teacher='encoder', criterion=CWD),
     ),
     'tokens against the maps of one stride': (
         toys.retinanet(),
-        toys.detr(),
+        query_toys.detr(),
         dict(
             student='neck',
             teacher='encoder',

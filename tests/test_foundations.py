@@ -4,6 +4,7 @@ import sys
 from fractions import Fraction
 
 import pytest
+import query_toys
 import torch
 import toys
 from conftest import ROOT
@@ -201,7 +202,7 @@ def test_an_image_of_another_size_tells_the_samples(monkeypatch):
         )
     )  # fmt: skip
     said = dict(grid=None, scale=0.5, data_preprocessor=None)
-    model = taught(toys.detr(), links, **said)
+    model = taught(query_toys.detr(), links, **said)
     guide, told = model.distiller.teacher.model, []
     guide.register_forward_pre_hook(lambda _, args: told.append(args))
     losses_of(model, detection_batch(sizes=[(3, 96, 128), (3, 128, 70)]))

@@ -6,6 +6,7 @@ import golden_formulas as golden
 import numpy as np
 import pytest
 import torch
+from golden_criteria import BOXES, LABELS
 from mmengine.structures import InstanceData
 from mmpretrain.structures import DataSample
 
@@ -101,7 +102,7 @@ def load(module, weights: dict) -> None:
 
 def samples() -> list[DataSample]:
     found = []
-    for boxes, label in zip(golden.BOXES, golden.LABELS, strict=False):
+    for boxes, label in zip(BOXES, LABELS, strict=False):
         sample = DataSample().set_gt_label(label)
         sample.gt_instances = InstanceData(
             bboxes=torch.tensor(boxes, dtype=torch.float32),
@@ -118,7 +119,7 @@ def pair(student, teacher, weight=None) -> FeaturePair:
         teacher=[GIVEN[teacher].float()],
         samples=samples()
         if student != 'p'
-        else [DataSample().set_gt_label(label) for label in golden.LABELS],
+        else [DataSample().set_gt_label(label) for label in LABELS],
         image_size=golden.IMAGE,
         weight=[weight],
     )

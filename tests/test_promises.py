@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import query_toys
 import torch
 import toys
 from helpers import (
@@ -29,7 +30,7 @@ MODELS = dict(
     faster_rcnn=(toys.faster_rcnn(), toys.faster_rcnn(width=24)),
     gfl=(toys.gfl(), toys.atss(width=24)),
     yolox=(toys.yolox(), toys.yolox(widen=0.25)),
-    detr=(toys.detr(), toys.detr(dims=64)),
+    detr=(query_toys.detr(), query_toys.detr(dims=64)),
     mask_rcnn=(toys.mask_rcnn(), toys.mask_rcnn(width=24)),
     classifier=(toys.classifier(), toys.classifier(base=16)),
 )

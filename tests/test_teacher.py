@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import query_toys
 import torch
 import toys
 from helpers import build, classification_batch, detection_batch, distill_cfg, fitnet
@@ -273,5 +274,5 @@ def test_a_random_teacher_is_initialised_as_its_config_says(monkeypatch):
 
     monkeypatch.setattr(deformable_detr.DeformableDETR, '_init_layers', dirty)
     with DefaultScope.overwrite_default_scope('mmdet'):
-        teacher = Teacher(config=toys.deformable_detr(), allow_random=True)
+        teacher = Teacher(config=query_toys.deformable_detr(), allow_random=True)
     assert all(p.isfinite().all() for p in teacher.model.parameters())

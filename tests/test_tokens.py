@@ -4,6 +4,7 @@ import itertools
 import re
 
 import pytest
+import query_toys
 import torch
 import torch.nn.functional as F
 import toys
@@ -166,7 +167,7 @@ def test_a_map_of_swins_tokens_is_what_it_gives_itself():
 
 def test_memory_of_a_detr_is_n_l_c_and_its_map_lies_as_the_neck():
     """Seen on what goes into the encoder, whose order is known from the neck."""
-    student, teacher = toys.detr(dims=16), toys.detr(dims=32)
+    student, teacher = query_toys.detr(dims=16), query_toys.detr(dims=32)
     links = dict(
         **link('encoder', 'encoder', MAPS, ADAPT),
         into=dict(
@@ -197,13 +198,13 @@ def test_a_probe_of_teachers_sees_tokens_as_maps():
 
 
 def test_a_teacher_that_pads_gives_the_map_over_the_students_image():
-    teacher = toys.detr(dims=32)
+    teacher = query_toys.detr(dims=32)
     teacher.data_preprocessor.pad_size_divisor = 64
     links = dict(
         **link('encoder', 'encoder', MAPS, ADAPT),
         neck=dict(student='neck', teacher='neck', stages=[ADAPT], criterion=MSE),
     )
-    model = build(distill_cfg(toys.detr(dims=16), teacher, links))
+    model = build(distill_cfg(query_toys.detr(dims=16), teacher, links))
     batch = detection_batch(2, sizes=[(3, 96, 160), (3, 90, 97)])
     teaches(model, batch)  # 96 x 160 of the student, 128 x 192 of the teacher
 

@@ -3,8 +3,8 @@
 import copy
 
 import pytest
+import query_toys
 import torch
-import toys
 from helpers import build, detection_batch, distill_cfg, losses_of, train_steps
 from scipy.optimize import linear_sum_assignment
 
@@ -134,7 +134,7 @@ def test_other_numbers_of_layers_meet_in_the_teachers_last():
 @pytest.mark.parametrize('kind', ['detr', 'deformable_detr', 'dino'])
 def test_queries_of_real_decoders_teach(kind):
     """DETR predicts with its last layer alone, DINO has more queries in training."""
-    student, teacher = (getattr(toys, kind)() for _ in range(2))
+    student, teacher = (getattr(query_toys, kind)() for _ in range(2))
     teacher.num_queries = 15
     model = build(distill_cfg(student, teacher, link(softmax=kind == 'detr')))
     stage = model.distiller.links['queries'].stages[0]
@@ -159,7 +159,7 @@ def test_queries_of_real_decoders_teach(kind):
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn():
-    net = toys.deformable_detr()
+    net = query_toys.deformable_detr()
     model = build(distill_cfg(net, net, link(top_k=6)))
     state = {
         k: v for k, v in model.state_dict().items() if not k.startswith('distiller.')
@@ -172,7 +172,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn():
 
 
 def test_what_is_no_decoder_is_refused():
-    net = toys.deformable_detr()
+    net = query_toys.deformable_detr()
     wrong = link()
     wrong['queries'].update(student='bbox_head[0]', teacher='bbox_head[0]')
     with pytest.raises(ConfigError, match='tap the head of a DETR'):
@@ -182,8 +182,8 @@ def test_what_is_no_decoder_is_refused():
     with pytest.raises(ConfigError, match='first axis is not the images'):
         build(distill_cfg(net, net, unmatched))
     with pytest.raises(ConfigError, match='scores 4 classes and the teacher 3'):
-        build(distill_cfg(net, toys.deformable_detr(classes=3), link()))
-    padded = toys.deformable_detr()
+        build(distill_cfg(net, query_toys.deformable_detr(classes=3), link()))
+    padded = query_toys.deformable_detr()
     padded.data_preprocessor.pad_size_divisor = 256
     with pytest.raises(ConfigError, match='give both the same pad_size_divisor'):
         build(distill_cfg(net, padded, link()))

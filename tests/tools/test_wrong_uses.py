@@ -6,7 +6,8 @@ import pytest
 import torch
 from mmengine.runner import Runner
 from toy_run import write_teacher
-from wrong_uses import CASES, Case
+from wrong_cases import Case
+from wrong_uses import CASES
 
 NAMES = [f'{case.kind}-{" ".join(case.words)}' for case in CASES]
 

@@ -1,78 +1,26 @@
-"""ChannelAlign: what it does to features, when it is fitted, what it leaves alone."""
-
-import logging
+"""ChannelAlign: what it does to features, and what its config may say."""
 
 import pytest
 import torch
 import toys
-from helpers import blotchy_batches, build, distill_cfg, losses_of, runner
-from mmengine.hooks import Hook
+from align_toys import (
+    STUDENT,
+    Log,
+    align_of,
+    distilled,
+    links,
+    pair_of,
+    stage_on,
+)
+from helpers import blotchy_batches, build, distill_cfg, losses_of
 
 from kd_mm.criteria import attention_loss, mse_loss, pkd_loss
 from kd_mm.errors import ConfigError
 from kd_mm.pair import FeaturePair
 from kd_mm.stages import ChannelAlign
-from kd_mm.stages.kcd import (
-    fit_channels,
-)
+from kd_mm.stages.kcd import fit_channels
 from kd_mm.stages.kcd.matching import TRANSFORMS
 from kd_mm.stages.kcd.moments import Covariance
-
-STUDENT, TEACHER = toys.retinanet(), toys.retinanet(base=16)
-
-
-def links(criterion='MSELoss', *, stages=(), weight=1.0, **align) -> dict:
-    return dict(
-        fpn=dict(
-            student='neck',
-            teacher='neck',
-            levels=[0, 1],
-            stages=[dict(type='kd_mm.ChannelAlign', **align), *stages],
-            criterion=dict(type=f'kd_mm.{criterion}', weight=weight),
-        )
-    )
-
-
-def distilled(*args, student=STUDENT, teacher=TEACHER, **kwargs):
-    return build(distill_cfg(student, teacher, links(*args, **kwargs)))
-
-
-def align_of(model) -> ChannelAlign:
-    return model.distiller.links.fpn.stages[0]
-
-
-def maps(model) -> dict:
-    return {k: v.clone() for k, v in align_of(model).state_dict().items()}
-
-
-def equal(left: dict, right: dict) -> bool:
-    return left.keys() == right.keys() and all(
-        torch.equal(left[key], right[key]) for key in left
-    )
-
-
-def pair_of(width_s: int, width_t: int, form: str = 'map', levels: int = 1):
-    shape = dict(map=(40, -1, 3, 3), tokens=(40, 9, -1), vector=(40, -1))[form]
-    torch.manual_seed(0)
-    student, teacher = (
-        [torch.randn([width if i == -1 else i for i in shape]) for _ in range(levels)]
-        for width in (width_s, width_t)
-    )
-    for feature in student:
-        feature.requires_grad_()
-    return FeaturePair('fpn', student, teacher, [None] * 40, (30, 30))
-
-
-def stage_on(pair: FeaturePair, **kwargs) -> ChannelAlign:
-    """A stage set up on ``pair`` and fitted to made-up statistics of its widths."""
-    stage = ChannelAlign(**kwargs)
-    stage.setup(pair)
-    widths = [(s.shape[1], t.shape[1]) for s, t in zip(pair.student, pair.teacher)]
-    stage.fit(
-        [Covariance.of(torch.randn(50, s), torch.randn(50, t)) for s, t in widths]
-    )
-    return stage
-
 
 # ---- what it does to a pair -------------------------------------------------------
 
@@ -180,227 +128,6 @@ def test_a_stage_before_it_is_applied_before_matching():
     assert stage.index_0.shape == (1, 24)
 
 
-# ---- what the config says ---------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    'kwargs, text',
-    [
-        (dict(transform='hungarian'), 'transform.*bipartite'),
-        (dict(similarity='images'), 'similarity.*gap'),
-        (dict(fit_at=-1), 'fit_at'),
-        (dict(fit_at='end'), 'fit_at'),
-        (dict(every=0), 'every'),
-        (dict(every=1, transform='random'), 'every=1 has no effect'),
-        (dict(images=1), 'images'),
-        (dict(ridge=0.0), 'ridge'),
-    ],
-)
-def test_wrong_values_are_named(kwargs, text):
-    with pytest.raises(ConfigError, match=text):
-        ChannelAlign(**kwargs)
-
-
-def test_one_map_for_levels_of_different_widths_is_an_error():
-    cfg = links(share=True)
-    cfg['fpn'].update(student='backbone', teacher='backbone')
-    with pytest.raises(ConfigError, match='links.fpn.*widths differ'):
-        build(distill_cfg(STUDENT, STUDENT, cfg))
-    with pytest.raises(ConfigError, match='one ChannelAlign'):
-        distilled(stages=[dict(type='kd_mm.ChannelAlign')])
-
-
-class Log(logging.Handler):
-    """What was logged to MMEngine's current logger."""
-
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def emit(self, record):
-        self.lines.append((record.levelname, record.getMessage()))
-
-    def __enter__(self):
-        from mmengine.logging import MMLogger
-
-        self.logger = MMLogger.get_current_instance()
-        self.logger.addHandler(self)
-        return self
-
-    def __exit__(self, *error):
-        self.logger.removeHandler(self)
-
-    def warnings(self):
-        return [text for level, text in self.lines if level == 'WARNING']
-
-
-def test_warns_where_the_criterion_does_not_see_the_order():
-    with Log() as log:
-        distilled('ATLoss')
-    (text,) = log.warnings()
-    assert 'links.fpn' in text and 'ATLoss' in text and 'cannot help' in text
-
-
-def test_warns_before_a_fresh_adapter():
-    adapter = dict(type='kd_mm.ConvAdapter')
-    with Log() as log:
-        distilled(stages=[adapter])
-    (text,) = log.warnings()
-    assert 'links.fpn' in text and 'MSELoss' in text and 'ConvAdapter' in text
-
-
-def test_does_not_warn_where_the_map_matters():
-    adapter = dict(type='kd_mm.ConvAdapter')
-    with Log() as log:
-        distilled()
-        distilled('PKDLoss')
-        distilled(stages=[adapter], teacher=toys.retinanet(width=24))  # a choice
-        distilled(stages=[adapter], transform='identity')
-        distilled(stages=[adapter], transform='ridge')
-    assert not log.warnings()
-
-
-# ---- when it is fitted ------------------------------------------------------------
-
-
-def test_nothing_happens_before_it_is_fitted(monkeypatch):
-    model = distilled()
-    teacher = model.distiller.teacher.model
-    monkeypatch.setattr(teacher, 'forward', lambda *a, **k: pytest.fail('ran'))
-    with Log() as log:
-        for _ in range(2):
-            assert losses_of(model, blotchy_batches(1)[0])['loss_kd_fpn'] == 0
-    (text,) = log.warnings()  # once
-    assert 'not fitted' in text and 'fit_channels' in text
-
-
-class Watch(Hook):
-    """Loss of the link, and images it was fitted on, per iteration."""
-
-    priority = 'LOW'
-
-    def __init__(self):
-        self.losses, self.maps = [], []
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.losses.append(outputs['loss_kd_fpn'].item())
-        self.maps.append(maps(runner.model))
-
-
-def train(folder, *, epochs=2, watch=None, cfg=None, **kwargs):
-    """Four iterations an epoch."""
-    cfg = cfg or distill_cfg(STUDENT, TEACHER, links(**kwargs.pop('align', {})))
-    run = runner(cfg, folder, epochs=epochs, **kwargs)
-    if watch is not None:
-        run.register_hook(watch)
-    run.train()
-    return run
-
-
-@pytest.mark.parametrize('fit_at, first', [('start', 0), (1, 4)])
-def test_fit_at_says_when_the_link_begins(tmp_path, fit_at, first):
-    watch = Watch()
-    train(tmp_path, watch=watch, align=dict(fit_at=fit_at))
-    assert [loss > 0 for loss in watch.losses] == [i >= first for i in range(8)]
-    assert all(equal(m, watch.maps[first]) for m in watch.maps[first:])
-
-
-def test_controls_begin_when_a_fitted_map_would(tmp_path):
-    watch = Watch()
-    train(tmp_path, watch=watch, align=dict(transform='random', fit_at=1))
-    assert [loss > 0 for loss in watch.losses] == [False] * 4 + [True] * 4
-
-
-def test_iterations_count_where_asked(tmp_path):
-    watch = Watch()
-    train(tmp_path, watch=watch, epochs=1, align=dict(fit_at=2, by_epoch=False))
-    assert [loss > 0 for loss in watch.losses] == [False, False, True, True]
-
-
-def test_a_map_that_would_never_be_fitted_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match='fit_at=2 is never reached'):
-        train(tmp_path, align=dict(fit_at=2))
-
-
-def test_every_fits_again_in_the_first_half_of_training_only(tmp_path, monkeypatch):
-    seen = []
-    original = ChannelAlign.fit
-    monkeypatch.setattr(
-        ChannelAlign,
-        'fit',
-        lambda self, cov: (seen.append(int(self.fitted_at)), original(self, cov)),
-    )
-    train(tmp_path, epochs=6, align=dict(fit_at=0, every=1))
-    assert seen == [-1, 0, 1]
-
-
-def test_a_new_map_must_be_one_percent_better():
-    pair = pair_of(4, 4)
-    stage = stage_on(pair)
-    rows = torch.randn(500, 4)
-    noise = 0.5 * torch.randn(500, 4)
-    for order, replaced in (([1, 0, 2, 3], True), ([1, 0, 2, 3], False)):
-        before = stage.index_0.clone()
-        stage.fit([Covariance.of(rows, rows[:, order] + noise)])
-        assert replaced != torch.equal(stage.index_0, before)
-    nearly = torch.stack([rows[:, 0], rows[:, 0] + 0.01 * noise[:, 0]], 1)
-    two = stage_on(pair_of(2, 2))
-    two.fit([Covariance.of(nearly, nearly)])
-    before = two.index_0.clone()
-    two.fit([Covariance.of(nearly, nearly.flip(1))])
-    assert torch.equal(two.index_0, before)  # better, by much less
-
-
-def test_no_link_weight_no_fit(tmp_path, monkeypatch):
-    monkeypatch.setattr(ChannelAlign, 'fit', lambda *a: pytest.fail('fitted'))
-    cfg = distill_cfg(STUDENT, TEACHER, links(weight=0.0, fit_at=0))
-    train(tmp_path, epochs=1, cfg=cfg)
-
-
-# ---- what it leaves alone ---------------------------------------------------------
-
-
-def test_a_fit_does_not_change_which_images_come(tmp_path):
-    """Identity (never looks at data) and a fitted map train on the same batches."""
-
-    class Order(Hook):
-        def __init__(self):
-            self.sums = []
-
-        def before_train_iter(self, runner, batch_idx, data_batch=None):
-            self.sums += [int(x.sum()) for x in data_batch['inputs']]
-
-    seen = []
-    for name in ('identity', 'bipartite'):
-        order = Order()
-        train(tmp_path / name, watch=order, align=dict(transform=name))
-        seen.append(order.sums)
-    assert seen[0] == seen[1]
-
-
-def test_resume_equals_an_uninterrupted_run_bit_for_bit(tmp_path, monkeypatch):
-    whole, second = Watch(), Watch()
-    run = train(tmp_path / 'a', epochs=3, watch=whole, align=dict(fit_at=1))
-    monkeypatch.setattr(ChannelAlign, 'fit', lambda *a: pytest.fail('fitted again'))
-    cfg = distill_cfg(STUDENT, TEACHER, links(fit_at=1))
-    again = runner(cfg, tmp_path / 'b', epochs=3)
-    again._resume, again._load_from = True, str(tmp_path / 'a' / 'epoch_2.pth')
-    again.register_hook(second)
-    again.train()
-    assert second.losses == whole.losses[8:]
-    assert equal(maps(again.model), maps(run.model))
-    for key, value in run.model.state_dict().items():
-        assert torch.equal(again.model.state_dict()[key], value), key
-
-
-def test_a_new_run_from_a_checkpoint_fits_its_own_map(tmp_path):
-    train(tmp_path / 'a', align=dict(fit_at=0))
-    watch = Watch()
-    path = str(tmp_path / 'a' / 'epoch_2.pth')
-    train(tmp_path / 'b', watch=watch, load_from=path, align=dict(fit_at=1))
-    assert [loss > 0 for loss in watch.losses] == [False] * 4 + [True] * 4
-
-
 def planted(stage, *, channels=6):
     """A teacher whose channels are the student's, moved, scaled and shifted."""
     generator = torch.Generator().manual_seed(0)
@@ -447,3 +174,59 @@ def test_scale_is_in_the_checkpoint_and_needs_every_position():
     assert torch.equal(fresh.scale_0, stage.scale_0) and fresh.scale_0.std() > 0
     with pytest.raises(ConfigError, match='spatial'):
         ChannelAlign(scale=True, similarity='gap')
+
+
+# ---- what the config says ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'kwargs, text',
+    [
+        (dict(transform='hungarian'), 'transform.*bipartite'),
+        (dict(similarity='images'), 'similarity.*gap'),
+        (dict(fit_at=-1), 'fit_at'),
+        (dict(fit_at='end'), 'fit_at'),
+        (dict(every=0), 'every'),
+        (dict(every=1, transform='random'), 'every=1 has no effect'),
+        (dict(images=1), 'images'),
+        (dict(ridge=0.0), 'ridge'),
+    ],
+)
+def test_wrong_values_are_named(kwargs, text):
+    with pytest.raises(ConfigError, match=text):
+        ChannelAlign(**kwargs)
+
+
+def test_one_map_for_levels_of_different_widths_is_an_error():
+    cfg = links(share=True)
+    cfg['fpn'].update(student='backbone', teacher='backbone')
+    with pytest.raises(ConfigError, match='links.fpn.*widths differ'):
+        build(distill_cfg(STUDENT, STUDENT, cfg))
+    with pytest.raises(ConfigError, match='one ChannelAlign'):
+        distilled(stages=[dict(type='kd_mm.ChannelAlign')])
+
+
+def test_warns_where_the_criterion_does_not_see_the_order():
+    with Log() as log:
+        distilled('ATLoss')
+    (text,) = log.warnings()
+    assert 'links.fpn' in text and 'ATLoss' in text and 'cannot help' in text
+
+
+def test_warns_before_a_fresh_adapter():
+    adapter = dict(type='kd_mm.ConvAdapter')
+    with Log() as log:
+        distilled(stages=[adapter])
+    (text,) = log.warnings()
+    assert 'links.fpn' in text and 'MSELoss' in text and 'ConvAdapter' in text
+
+
+def test_does_not_warn_where_the_map_matters():
+    adapter = dict(type='kd_mm.ConvAdapter')
+    with Log() as log:
+        distilled()
+        distilled('PKDLoss')
+        distilled(stages=[adapter], teacher=toys.retinanet(width=24))  # a choice
+        distilled(stages=[adapter], transform='identity')
+        distilled(stages=[adapter], transform='ridge')
+    assert not log.warnings()
