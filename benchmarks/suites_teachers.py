@@ -117,6 +117,11 @@ TEACHERS = {
     'FitNet + poisoned, shares': dict(
         links=necks('full', share=0.5) | necks('bad', share=0.25), teacher=BAD
     ),
+    'FitNet + poisoned, shares, stopped': dict(
+        links=necks('full', share=0.5)
+        | necks('bad', share=dict(target=0.25, stop_after=1)),
+        teacher=BAD,
+    ),
     'FitNet average of the student': dict(links=neck(), teacher=lambda: 'ema'),
     'FitNet all + average': dict(
         links=necks('full') | dict(mean=dict(neck()['fpn'], teacher='mean:neck')),
