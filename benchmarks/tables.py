@@ -19,7 +19,7 @@ mAP,mAP_50) are compared, and the first one is paired. `published` adds a column
 the literature's values of that entry of benchmarks/published.json.
 
 With `key` and `pairs` ("a|b,c|b"), each line is a difference of two methods, a - b,
-paired by seed.
+paired by seed. A comma with a space behind it belongs to a name.
 
 With `starts`, what that metric becomes from every weight that hosts were started at,
 without and with `share` (benchmarks/share.py).
@@ -79,10 +79,15 @@ def block(marker: str, results: Path) -> str:
     return compared(rows, **options)
 
 
+def listed_in(text: str) -> list[str]:
+    """Names between commas; one with a space behind it belongs to a name."""
+    return re.split(',(?! )', text)
+
+
 def differences(rows: list[dict], *, key: str, pairs: str, metric: str) -> str:
     """What a method adds to another."""
     lines = []
-    for method, host in (pair.split('|') for pair in pairs.split(',')):
+    for method, host in (pair.split('|') for pair in listed_in(pairs)):
         _, seeds, *_, gain = summary(
             [r for r in rows if r[key] in (method, host)], key, method, host, metric
         )
@@ -206,7 +211,7 @@ def compared(
         if caption:
             caption = f'{caption[0].upper()}{caption[1:]}:\n\n'
         found = dict.fromkeys([baseline, *(row[key] for row in group)])
-        order = names.split(',') if names else found
+        order = listed_in(names) if names else found
         lines = [summary(group, key, name, baseline, metrics) for name in order]
         heads = metrics.split(',')
         heads = [key, 'seeds', *heads, f'{heads[0]} - {baseline} (± standard error)']
