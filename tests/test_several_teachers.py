@@ -18,6 +18,7 @@ from helpers import (
 from mmengine.hooks import Hook
 
 from kd_mm.errors import ConfigError
+from kd_mm.hooks import distill_hook
 from kd_mm.stages import MergeTeachers
 
 SP = dict(type='kd_mm.SPLoss', weight=100.0)
@@ -242,6 +243,14 @@ def test_each_is_validated_by_name(tmp_path):
     log = next(tmp_path.glob('*/*.log')).read_text()
     assert log.count('the teacher a on the validation set: images 4') == 1
     assert 'teacher a: ' in log or 'a: RetinaNet' in log
+
+
+def test_a_teacher_that_finds_nothing_is_not_passed_over(tmp_path, monkeypatch):
+    """MMDetection's metrics are empty then."""
+    monkeypatch.setattr(distill_hook, 'evaluate', lambda *_: {})
+    runner(several(validate=True), tmp_path, epochs=1, log_level='INFO').train()
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert 'WARNING - kd_mm: the teacher a finds nothing at all' in log
 
 
 def test_born_again_from_its_own_checkpoint(tmp_path):

@@ -243,7 +243,13 @@ class DistillHook(Hook):
         metrics = evaluate(teacher.model, loop.dataloader, loop.evaluator)
         if teacher.dtype:
             teacher.model.to(teacher.dtype)
-        text = ', '.join(f'{name} {value:.4f}' for name, value in metrics.items())
-        runner.logger.info(
-            f'kd_mm: the teacher{name and f" {name}"} on the validation set: {text}'
-        )
+        who = f'the teacher{name and f" {name}"}'
+        if not metrics:
+            runner.logger.warning(
+                f'kd_mm: {who} finds nothing at all on the validation set, so there is '
+                'no metric: look at its checkpoint, classes, colour order and image '
+                'range (`doctor` does)'
+            )
+            return
+        text = ', '.join(f'{key} {value:.4f}' for key, value in metrics.items())
+        runner.logger.info(f'kd_mm: {who} on the validation set: {text}')
