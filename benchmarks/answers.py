@@ -7,6 +7,7 @@ Again when rows have come:
 """
 
 import statistics
+import textwrap
 
 import matplotlib
 from matplotlib import pyplot as plt
@@ -19,7 +20,8 @@ def main() -> None:
     names, means, errors = [], [], []
     for asked, found in answered(RESULTS):
         if len(found) > 1:
-            names.append(f'{asked["asks"]}\n{asked["method"]} - {asked["beside"]}')
+            lines = textwrap.wrap(asked['asks'], 48)
+            names.append('\n'.join([*lines, f'{asked["method"]} - {asked["beside"]}']))
             means.append(statistics.mean(found))
             errors.append(3 * statistics.stdev(found) / len(found) ** 0.5)
     figure, axes = plt.subplots(
@@ -29,7 +31,8 @@ def main() -> None:
     lines = range(len(names))
     axes.errorbar(means, lines, xerr=errors, fmt='o', color='tab:blue', capsize=3)
     axes.set_yticks(lines, names)
-    axes.set_xlabel('points of mAP or top-1; bars are three standard errors')
+    axes.set_xlabel('points of mAP or top-1, ± three standard errors')
+    axes.margins(y=0.02)
     axes.invert_yaxis()
     axes.grid(axis='x', alpha=0.3)
     figure.savefig(ROOT / 'docs/images/answers.png', dpi=110)
