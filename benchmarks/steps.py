@@ -25,11 +25,15 @@ import kd_mm  # noqa: F401  makes `kd_mm::` known to MMEngine
 from kd_mm.optimizers import OptimizerPair
 from kd_mm.stages import DAFA, ChannelAlign
 from kd_mm.trial import trial_samples
-from kd_mm.utils.kinds import default_scope, is_type
+from kd_mm.utils.kinds import default_scope
+
+try:
+    from kd_mm.utils.export import without_own_optimizer
+except ImportError:  # its name in versions that are compared with (cost_commits.py)
+    from kd_mm.utils.export import _without_constructor as without_own_optimizer
 
 OBJECTS = 5  # in an image
 CLASSES = 10  # that labels are drawn from
-DISTILLERS = 'kd_mm.DistillerOptimWrapperConstructor'
 
 
 def without_weights(value):
@@ -80,10 +84,8 @@ def optimizer(cfg: Config, model: nn.Module) -> OptimWrapper:
     sgd = ConfigDict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
     own = copy.deepcopy(cfg.get('optim_wrapper', sgd))
     own.type = 'OptimWrapper'
-    two = is_type(dict(type=own.get('constructor')), DISTILLERS)
-    if two and not hasattr(model, 'distiller'):
-        del own['constructor']
-        own.paramwise_cfg.pop('distiller', None)
+    if not hasattr(model, 'distiller'):
+        without_own_optimizer(own)
     wrapper = build_optim_wrapper(model, own)
     for group in wrapper.optimizer.param_groups:
         group['lr'] = 1e-6

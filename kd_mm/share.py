@@ -70,7 +70,8 @@ class Share(nn.Module):
 
     Attributes:
         agreement (Tensor): The cosine of the two gradients, averaged over the last
-            five probes or so, a scalar. About 0 with a teacher that knows nothing.
+            five probes or so, a scalar. About 0 with a teacher that knows nothing,
+            and for some links with any.
         weight (Tensor | None): The multiplier of the last step, a scalar.
         value (Tensor | None): The part that the last probe found at the multiplier of
             that time, a scalar; an overflow leaves the one before.

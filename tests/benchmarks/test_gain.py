@@ -14,6 +14,7 @@ from mmengine.registry import MODELS, DefaultScope
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / 'benchmarks'))
 
+import setting_curve  # noqa: E402
 from digits_runs import metric  # noqa: E402
 from gain import SUITES, add, one_run, read  # noqa: E402
 from share import HOSTS, STARTS, suite_of  # noqa: E402
@@ -97,3 +98,21 @@ def test_links_that_no_shipped_config_has_fit(suite, method, tmp_path):
             )
         )
     assert set(model.distiller.links) == set(suite.methods[method])
+
+
+def test_a_curve_goes_through_the_rows_that_did_not_fail(tmp_path, monkeypatch):
+    def row(method, images, mAP):
+        return dict(method=method, images=images, mAP=mAP)
+
+    rows = [row('b', 50, 3.0), row('a', 600, 9.0), row('a', 25, 1.0), row('a', 25, 2.0)]
+    rows.append(dict(method='a', images=50, failed='diverged'))
+    found = setting_curve.points(rows, 'images', 'mAP')
+    assert found['a'].tolist() == [[25, 1], [25, 2], [600, 9]]
+    assert found['b'].tolist() == [[50, 3]]
+    (tmp_path / 'suite.json').write_text(json.dumps(rows))
+    monkeypatch.setattr(setting_curve, 'RESULTS', tmp_path)
+    out = tmp_path / 'curve.png'
+    words = ['suite', 'images', str(out), '--metric', 'mAP', '--methods', 'a']
+    monkeypatch.setattr(sys, 'argv', ['setting_curve.py', *words])
+    setting_curve.main()
+    assert out.stat().st_size > 1000
