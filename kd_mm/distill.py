@@ -33,6 +33,7 @@ from .teachers import Teachers, named, network_of
 from .toolboxes import check_installed
 from .trial import device_of, on_device
 from .utils.kinds import is_type
+from .utils.pretraining import watched_pretraining
 
 attach_to_runners()
 
@@ -108,8 +109,8 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
 
     def init_weights(self) -> None:
         """The student's own initialisation, then what it inherits from the teacher."""
-        if not self.keeps_weights:
-            with without_distiller(self):  # a model's init_cfg reaches all its modules
+        if not self.keeps_weights:  # a model's init_cfg reaches all its modules
+            with without_distiller(self), watched_pretraining(self):
                 super().init_weights()
         if self.inherited:
             inherit(self, self.distiller.teacher.model, self.inherited)

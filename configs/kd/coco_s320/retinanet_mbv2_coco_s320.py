@@ -1,4 +1,4 @@
-# A light RetinaNet on an ImageNet MobileNetV2 (MMPretrain's key names), 320 px.
+# A light RetinaNet on MMPretrain's MobileNetV2 with its ImageNet weights, 320 px.
 _base_ = '../../_base_/coco_s320.py'
 model = dict(
     type='RetinaNet',
@@ -9,7 +9,7 @@ model = dict(
         bgr_to_rgb=True,
         pad_size_divisor=32),
     backbone=dict(
-        type='MobileNetV2',
+        type='mmpretrain.MobileNetV2',  # MMDetection's own names its weights otherwise
         out_indices=(2, 4, 7),  # strides 8, 16, 32
         norm_eval=True,
         frozen_stages=2,

@@ -16,6 +16,7 @@ from ...pair import MAP, FeaturePair, channel_dim, channels, layout
 from ...registry import MODELS
 from ...schedule import Progress
 from ...unaugmented import plain_dataset, plain_loader
+from ...utils.pretraining import init_file
 from ...utils.wrappers import unwrapped
 from ..base import Stage
 from .fit import fit_channels
@@ -377,10 +378,7 @@ def has_learnt(runner: Runner) -> bool:
         return True
     if getattr(model, 'keeps_weights', False):  # it was built, and perhaps trained
         return True
-    # MMEngine's modules keep how they were initialised, one dict or several
-    found = (getattr(module, 'init_cfg', None) for module in model.modules())
-    cfgs = [c if isinstance(c, list | tuple) else [c] for c in found if c]
-    return any(c.get('type') == 'Pretrained' for each in cfgs for c in each)
+    return any(init_file(module) for module in model.modules())
 
 
 def _read_fitted_at(stage: ChannelAlign, incompatible) -> None:

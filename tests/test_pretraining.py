@@ -1,0 +1,73 @@
+"""Weights that a student's ``init_cfg`` names: what does not fit is said."""
+
+import logging
+
+import pytest
+import torch
+import toys
+from helpers import build, distill_cfg
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+
+CONFIG = 'configs/kd/coco_s320/yolox_nano_retinanet_mbv2_fitnet_coco_s320.py'
+
+
+@pytest.fixture
+def said():
+    """Warnings of a test, one text each."""
+    logger, handler, found = MMLogger.get_current_instance(), logging.Handler(), []
+    handler.emit = lambda record: found.append(record.getMessage())
+    handler.setLevel(logging.WARNING)
+    logger.addHandler(handler)
+    yield found
+    logger.removeHandler(handler)
+
+
+def student_from(path, **init) -> dict:
+    student = toys.classifier()
+    init = dict(type='Pretrained', checkpoint=str(path), **init)
+    student.backbone.init_cfg = init
+    return distill_cfg(student, toys.classifier(base=16), 'kd')
+
+
+def ours(said) -> list[str]:
+    return [text for text in said if text.startswith('student.')]
+
+
+def test_a_backbone_of_other_names_is_said(tmp_path, said):
+    """As MMPretrain's MobileNetV2 in MMDetection's: nothing of it fits."""
+    state = build(toys.classifier()).backbone.state_dict()
+    renamed = {f'backbone.stem.{key}': value for key, value in state.items()}
+    torch.save(dict(state_dict=renamed), tmp_path / 'other.pth')
+    model = build(student_from(tmp_path / 'other.pth', prefix='backbone.'))
+    model.init_weights()
+    (text,) = ours(said)
+    assert 'student.backbone.init_cfg: of ' in text and ' 0 are in ' in text
+    assert 'other.pth' in text and 'stem.' in text
+
+
+def test_what_fits_but_for_a_few_is_nothing_to_say(tmp_path, said):
+    state = build(toys.classifier()).state_dict()
+    state.pop('backbone.bn1.bias')
+    torch.save(dict(state_dict=state), tmp_path / 'whole.pth')
+    model = build(student_from(tmp_path / 'whole.pth', prefix='backbone.'))
+    model.init_weights()
+    assert not ours(said)
+    for key, value in state.items():
+        if key.startswith('backbone.'):
+            assert torch.equal(model.state_dict()[key], value), key
+
+
+def test_the_shipped_mobilenet_starts_from_its_imagenet_weights(
+    data_folder,
+):
+    """MMDetection's backbone of that name would take nothing of MMPretrain's file."""
+    student = Config.fromfile(CONFIG).model.student
+    path = data_folder / 'weights/mobilenet_v2_imagenet_mmpretrain.pth'
+    student.backbone.init_cfg.checkpoint = str(path)
+    model = build(student)
+    model.init_weights()
+    state = torch.load(path, weights_only=True)
+    state = state.get('state_dict', state)
+    own = model.backbone.state_dict()
+    assert own and all(torch.equal(v, state[f'backbone.{k}']) for k, v in own.items())
