@@ -29,6 +29,7 @@ from suites import DETECTION, Suite
 from suites_cls import CIFAR10, DIGITS_CLS
 from suites_heads import HEADS
 from suites_large import LARGE
+from suites_persons import PERSONS_TRAINED
 from suites_teachers import COCO_UNLABELLED, DIGITS_FEW, DIGITS_TEACHERS
 from suites_trained import (
     CIFAR10_CUTMIX,
@@ -43,7 +44,16 @@ ABOUT = (DIGITS_TEACHERS, DIGITS_FEW, COCO_UNLABELLED)
 TRAINED = (DIGITS_TRAINED, CIFAR10_TRAINED, CIFAR10_PUBLIC, CIFAR10_CUTMIX)
 SUITES = {
     s.name: s
-    for s in (DETECTION, *HEADS, DIGITS_CLS, CIFAR10, *TRAINED, *LARGE, *ABOUT)
+    for s in (
+        DETECTION,
+        *HEADS,
+        DIGITS_CLS,
+        CIFAR10,
+        *TRAINED,
+        PERSONS_TRAINED,
+        *LARGE,
+        *ABOUT,
+    )
 }
 
 
