@@ -138,11 +138,14 @@ def piloted(suite: Suite) -> Suite:
     if 'boxes' in suite.name:
         might |= {name: dict(links=name) for name in ('pkd', 'cwd', 'fitnet', 'fgd')}
         return replace(suite, methods=suite.methods | might)
-    for logits, features in ((0.8, 0), (0.8, 0.3), (0.8, 0.8), (0.5, 0.5)):
-        links = dict(logits=dict(suite.methods['KD']['logits'], share=logits))
-        if features:
-            links['map'] = dict(suite.methods['PKD']['map'], share=features)
-        might[f'KD {logits:g} PKD {features:g}'] = dict(links=links)
+    for name in ('KD', 'DIST'):
+        for logits, features in ((0.8, 0), (0.8, 0.3), (0.8, 0.8), (0.9, 0.8)):
+            # as 'auto' holds them: to the end
+            held = [dict(target=part, falls_to=1.0) for part in (logits, features)]
+            links = dict(logits=dict(suite.methods[name]['logits'], share=held[0]))
+            if features:
+                links['map'] = dict(suite.methods['PKD']['map'], share=held[1])
+            might[f'{name} {logits:g} PKD {features:g}'] = dict(links=links)
 
     def config(*args, **kwargs) -> Config:
         cfg = digits_cls_config(*args, **kwargs)

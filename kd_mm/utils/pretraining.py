@@ -42,14 +42,19 @@ def watched_pretraining(model: nn.Module) -> Iterator[None]:
 def _compare(
     module: nn.Module, state: Mapping[str, Any], *_: Any, name: str, path: str
 ) -> None:
-    own = {k: v for k, v in module.state_dict().items() if v.dim()}  # no counters
-    missing, foreign, shapes = compare(own, state)
+    own = _without_counters(module.state_dict())
+    missing, foreign, shapes = compare(own, _without_counters(state))
     found = len(own) - len(missing) - len(shapes)
     if found >= PARTLY * len(own):
         return
     names = [*missing, *shapes.values()]
     MMLogger.get_current_instance().warning(
         f'student.{name}.init_cfg: of {len(own)} tensors {found} are in {path}, the '
-        f'others start from nothing ({some(names)}; the file has {some(foreign)}). '
-        'Is it of this backbone, in this toolbox, with this prefix?'
+        f'others start from nothing ({some(names)}; the file has {some(foreign)}): give '
+        'a file of this backbone, in this toolbox, and the prefix of its names'
     )
+
+
+def _without_counters(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Old files do not have them, and nothing depends on them."""
+    return {k: v for k, v in state.items() if not k.endswith('num_batches_tracked')}
