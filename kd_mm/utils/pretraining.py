@@ -50,8 +50,8 @@ def _compare(
     names = [*missing, *shapes.values()]
     MMLogger.get_current_instance().warning(
         f'student.{name}.init_cfg: of {len(own)} tensors {found} are in {path}, the '
-        f'others start from nothing ({some(names)}; the file has {some(foreign)}): give '
-        'a file of this backbone, in this toolbox, and the prefix of its names'
+        f'others start from nothing ({some(names)}; the file has {some(foreign)}): '
+        'give a file of this backbone, in this toolbox, and the prefix of its names'
     )
 
 
