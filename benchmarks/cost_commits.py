@@ -7,8 +7,8 @@
 Each version lives in a process of its own, with the configs and the measuring of this
 one; a turn is a turn of both, so that a machine's moods hit both alike, and both start
 from the same weights. `after / before` is the distilled step's time, turn by turn;
-`losses differ by` compares the losses of six steps of training, five of them at a rate
-of 0.001: 0 is bit for bit.
+`losses differ by` compares the losses of six steps of training, five of them at
+`--rate`: 0 is bit for bit.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from tables import refresh
 
 DEFAULT = (
     *(pattern.format('dpk') for pattern in (DIGITS, COCO, CIFAR, IMAGENET)),
-    DIGITS.format('sokd_stable'),  # RetinaNet's diverges from random weights
+    DIGITS.format('sokd_stable'),  # RetinaNet's diverges at this rate: --rate 1e-5
     *(IMAGENET.format(name) for name in ('sokd', 'review')),
 )
 TIMED = ('student', 'teacher', 'distilled')
@@ -40,13 +40,13 @@ STEPS = 5
 
 
 # --- in the process of a version ------------------------------------------------------
-def losses(bench: Bench) -> list[float]:
+def losses(bench: Bench, rate: float) -> list[float]:
     """Of the first steps of training."""
     model, found = bench.distilled, []
     groups = bench.optimizers[id(model)].optimizer.param_groups
-    for rate in (*[1e-3] * STEPS, 1e-6):
+    for own in (*[rate] * STEPS, 1e-6):
         for group in groups:
-            group['lr'] = rate
+            group['lr'] = own
         found.append(float(bench.step(model)))
     return found
 
@@ -61,7 +61,7 @@ def same_weights(bench: Bench, path: Path) -> None:
         torch.save([part.state_dict() for part in parts], path)
 
 
-def serve(path: Path, weights: Path) -> None:
+def serve(path: Path, weights: Path, rate: float) -> None:
     """Measure whenever asked; answers are lines of JSON."""
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)  # whatever is printed is not an answer
@@ -77,7 +77,7 @@ def serve(path: Path, weights: Path) -> None:
     same_weights(bench, weights)
     torch.manual_seed(1)
     variants = {name: bench.variants()[name] for name in TIMED}
-    about = dict(batch=batch, size=f'{size[0]} x {size[1]}', losses=losses(bench))
+    about = dict(batch=batch, size=f'{size[0]} x {size[1]}', losses=losses(bench, rate))
     about |= {f'{name}_flops': flops(run) for name, run in variants.items()}
     say(about | dict(memory=bench.memory('cpu')))
     for _ in sys.stdin:
@@ -107,12 +107,12 @@ def share_configs(tree: Path) -> None:
         (mim / name).symlink_to(ROOT / name)
 
 
-def version(where: Path, path: Path, weights: Path) -> subprocess.Popen:
-    """A process that measures one config with the package that lies there."""
+def version(where: Path, *words: object) -> subprocess.Popen:
+    """A process that measures with the package that lies there; see :func:`serve`."""
     env = os.environ | dict(PYTHONPATH=str(where))
-    words = [sys.executable, __file__, '--serve', str(path), str(weights)]
+    command = [sys.executable, __file__, '--serve', *map(str, words)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(words, env=env, stdin=pipe, stdout=pipe, text=True)
+    return subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)
 
 
 def answer(process: subprocess.Popen) -> dict:
@@ -132,21 +132,21 @@ def ask(process: subprocess.Popen) -> dict:
 
 
 def compare(
-    path: Path, commit: str, *, before: Path, weights: Path, repeats: int
+    path: Path, commit: str, *, before: Path, weights: Path, repeats: int, rate: float
 ) -> dict:
     """One row; ``weights`` is where both find the same ones."""
     both: list[subprocess.Popen] = []
     about: list[dict] = []
     try:
         for where in (before, ROOT):
-            both.append(version(where, path, weights))
+            both.append(version(where, path, weights, rate))
             about.append(answer(both[-1]))
         turns = [[ask(process) for process in both] for _ in range(repeats + 2)][2:]
     finally:
         for process in both:
             process.kill()
             process.wait()
-    row = dict(config=path.stem, before_commit=commit, turns=repeats)
+    row = dict(config=path.stem, before_commit=commit, turns=repeats, rate=rate)
     row |= {key: about[1][key] for key in ('batch', 'size')}
     steps = []
     for i, name in enumerate(('before', 'after')):
@@ -173,7 +173,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('commit', nargs='?', help='the version of before')
     parser.add_argument('--configs', nargs='+', default=DEFAULT)
     parser.add_argument('--repeats', type=int, default=9)
-    parser.add_argument('--serve', type=Path, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument('--rate', type=float, default=1e-3, help='of learning')
+    parser.add_argument('--serve', nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not args.serve and not args.commit:
         parser.error('which commit was before?')
@@ -185,7 +186,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     if args.serve:
-        return serve(*args.serve)
+        path, weights, rate = args.serve
+        return serve(Path(path), Path(weights), float(rate))
     git = ['git', '-C', str(ROOT), 'rev-parse', '--short', args.commit]
     commit = subprocess.run(git, check=True, capture_output=True, text=True).stdout
     result = ROOT / 'benchmarks/results/cost_commits_cpu.json'
@@ -199,6 +201,7 @@ def main() -> None:
                 before=before,
                 weights=before.parent / f'{path.stem}.pth',
                 repeats=args.repeats,
+                rate=args.rate,
             )
             store(result, row['config'], [row])
             table.add_row(row['config'], *(row[c.header] for c in table.columns[1:]))

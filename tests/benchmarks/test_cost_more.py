@@ -127,7 +127,7 @@ def test_two_versions_of_the_package_train_from_one_set_of_weights(tmp_path):
 
     def row(before):
         weights = tmp_path / f'{before.name}.pth'
-        about = dict(before=before, weights=weights, repeats=2)
+        about = dict(before=before, weights=weights, repeats=2, rate=1e-3)
         return cost_commits.compare(path, 'a name', **about)
 
     assert row(ROOT)['losses differ by'] == '0.0e+00'

@@ -12,3 +12,4 @@ model = dict(
                     encoder=(64, 2, 4),
                     decoder=(64, 1, 4))],
             criterion=dict(type='kd_mm.MSELoss', weight=2.0))))
+optim_wrapper = dict(optimizer=dict(fused=True))  # half of its modules' time on a CPU
