@@ -62,6 +62,7 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
         specs = distiller.specs('student', factors)
         with distiller.taps['student'].record(self, specs=specs) as student:
             losses = self._student_loss(inputs, data_samples, *args)
+        distiller.hear(losses, factors)
         size = tuple(inputs.shape[2:])
         added = distiller(student, teacher, data_samples, size, factors)
         added |= distiller.idle(inputs, factors) | self._without_labels(moment)
@@ -270,9 +271,8 @@ def _build_distiller(
     teachers = Teachers(configs=configs, student=student)
     for guide in teachers.guides.values():
         refuse_other_inputs(guide.model, 'teacher')
-    where = ''
+    where = f'links={links!r}: ' if isinstance(links, str) else ''
     if isinstance(links, str):
-        where = f'links={links!r}: '
         links = find_links(student, teachers.only, links, size=size)
         built = _built(links)
     teachers.assign(built)
