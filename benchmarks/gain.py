@@ -29,7 +29,7 @@ from suites import DETECTION, Suite
 from suites_cls import CIFAR10, DIGITS_CLS
 from suites_heads import HEADS
 from suites_large import LARGE
-from suites_persons import PERSONS_TRAINED
+from suites_persons import PERSONS, PERSONS_TRAINED
 from suites_teachers import COCO_UNLABELLED, DIGITS_FEW, DIGITS_TEACHERS
 from suites_trained import (
     CIFAR10_CUTMIX,
@@ -50,6 +50,7 @@ SUITES = {
         DIGITS_CLS,
         CIFAR10,
         *TRAINED,
+        PERSONS,
         PERSONS_TRAINED,
         *LARGE,
         *ABOUT,

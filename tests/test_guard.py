@@ -1,0 +1,141 @@
+"""`share.tolerance`: a link takes less while its student is worse than it was."""
+
+import copy
+import math
+
+import pytest
+import torch
+import toys
+from helpers import build, classification_batch, detection_batch, distill_cfg, fitnet
+from mmengine.logging import MMLogger
+from test_share_alone import step
+
+from kd_mm.guard import LEAST, Guard, OwnLoss
+from kd_mm.schedule import Progress
+from kd_mm.share import SETTLED, Share
+
+
+def course(share: Share, losses) -> list[float]:
+    """What is left of the part after each step with such a loss of the student."""
+    left = []
+    for loss in losses:
+        share.guard.hear(torch.tensor(float(loss)))
+        step(share, 1.0, 1.0)
+        share.settle()
+        left.append(float(share.guard.left))
+    return left
+
+
+def test_a_loss_that_rises_takes_from_the_part_until_it_is_back():
+    share = Share(target=0.5, interval=2)
+    left = course(share, [1.0] * 2 * SETTLED + [1.5] * 40 + [1.0] * 400)
+    before, risen = left[: 2 * SETTLED], left[2 * SETTLED : 2 * SETTLED + 40]
+    assert before == [1.0] * 2 * SETTLED
+    assert all(b <= a for a, b in zip(risen, risen[1:])) and risen[-1] < 0.01
+    assert left[-1] == 1.0 and min(left) >= LEAST * 0.999
+
+
+def test_what_is_left_scales_the_multiplier():
+    share = Share(target=0.5, interval=2)
+    course(share, [1.0] * 2 * SETTLED)
+    whole = float(share.weight)
+    share.guard.left.fill_(0.25)
+    step(share, 1.0, 1.0)
+    assert float(share.weight) == pytest.approx(whole / 4, rel=1e-4)
+
+
+def test_a_student_that_learns_is_not_held_back():
+    """Bit for bit as without a guard, noise of batches included."""
+    torch.manual_seed(0)
+    noise = 1 + 0.05 * torch.randn(200)
+    losses = [float(2 * 0.99**i * noise[i]) for i in range(200)]
+    guarded = Share(target=0.5, interval=2)
+    assert course(guarded, losses) == [1.0] * 200
+    free = Share(target=0.5, interval=2, tolerance=None)
+    for _ in losses:
+        step(free, 1.0, 1.0)
+        free.settle()
+    assert torch.equal(free.balance, guarded.balance)
+    assert torch.equal(free.weight, guarded.weight)
+
+
+@pytest.mark.parametrize('bad', [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_says_nothing(bad):
+    share = Share(target=0.5, interval=2)
+    assert course(share, [1.0] * 40 + [bad] * 40) == [1.0] * 80
+
+
+def test_a_term_that_comes_later_is_no_rise():
+    """YOLOX's head has an L1 loss in the last epochs."""
+    own, guard = OwnLoss(), Guard(tolerance=0.1)
+    for loss in [dict(loss_cls=torch.ones(2), acc=torch.ones(()))] * 20:
+        guard.hear(*own(loss))
+    guard.follow(guard.heard.clone(), settled=False)
+    more = dict(loss_cls=[torch.ones(()) / 2] * 2, loss_l1=torch.tensor(2.0))
+    for _ in range(20):
+        guard.hear(*own(more))
+    assert guard.heard.tolist() == pytest.approx([60.0, 20.0])
+    guard.follow(guard.heard.clone(), settled=True)
+    assert float(guard.left) == 1
+    assert guard.level.tolist() == pytest.approx([3.0, 3.0, 20.0])
+
+
+def test_that_little_is_left_is_said_once_with_the_links_name(monkeypatch):
+    seen: list[str] = []
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'warning', seen.append)
+    share = Share(target=0.5, interval=2)
+    for loss in [1.0] * 40 + [2.0] * 200:
+        course(share, [loss])
+        share.judge(Progress(), 'fpn')
+    (text,) = seen
+    assert text.startswith("links.fpn: the student's own loss is ")
+    assert '1.1 times (share.tolerance)' in text
+
+
+def test_an_overfitted_student_keeps_its_loss_beside_a_teacher_of_noise():
+    """A real student on one batch, at a high share: the guard ends the harm."""
+    ends = {}
+    for tolerance in (None, 0.1):
+        torch.manual_seed(0)
+        share = dict(target=0.9, falls_to=1.0, interval=2, tolerance=tolerance)
+        links = fitnet(share=share)
+        model = build(distill_cfg(toys.classifier(), toys.classifier(base=16), links))
+        batch, losses = classification_batch(), []
+        plain = torch.optim.SGD(model.parameters(), lr=0.05)
+        for i in range(150):
+            if i < 50:  # alone
+                total = model._student_loss(*_inputs(model, batch))['loss']
+            else:
+                found = model.loss(*_inputs(model, batch))
+                losses.append(float(found['loss'].detach()))
+                total, _ = model.parse_losses(found)
+            plain.zero_grad()
+            total.backward()
+            plain.step()
+        ends[tolerance] = sum(losses[-20:]) / 20
+    assert ends[0.1] < 0.5 * ends[None], ends
+
+
+def _inputs(model, batch):
+    data = model.data_preprocessor(copy.deepcopy(batch), True)
+    return data['inputs'], data['data_samples']
+
+
+def test_only_steps_that_the_student_learns_from_are_heard():
+    cfg = distill_cfg(toys.retinanet(), toys.retinanet(), fitnet(share=0.5))
+    model = build(cfg).train()
+    guard = model.distiller.links['fpn'].share.guard
+    data = _inputs(model, detection_batch())
+    with torch.no_grad():
+        model.loss(*data)
+    with model.distiller.not_measuring():
+        model.loss(*data)
+    assert guard.heard.tolist() == [0, 0]
+    losses = model.loss(*data)
+    own = {k: v for k, v in losses.items() if 'loss' in k and 'kd' not in k}
+    parts = [
+        t.mean() for v in own.values() for t in (v if isinstance(v, list) else [v])
+    ]
+    assert guard.heard.tolist() == pytest.approx(
+        [float(sum(parts).detach()), 1.0], rel=1e-5
+    )
