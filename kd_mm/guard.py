@@ -72,7 +72,7 @@ class Guard(nn.Module):
         """Let the part follow the losses up to a probe.
 
         Args:
-            heard (Tensor): Their sum and number over all ranks.
+            heard (Tensor): Their sum and number, the mean of all ranks'.
             settled (bool): Whether the first steps are over.
         """
         total, steps = heard

@@ -221,6 +221,7 @@ class Share(nn.Module):
         all_reduce(both)
         squares, heard = both.split([4, 2])
         if guard is not None:
+            heard = heard / get_world_size()
             guard.follow(heard, settled=self._steps > SETTLED)
         dot = squares[0]
         task, student, end = squares[1:].sqrt()

@@ -75,7 +75,8 @@ def work(rank: int, port: int, folder: str) -> None:
     for _ in range(4):
         gradients(held, ddp, half)
     share = held.distiller.links['fpn'].share
-    torch.save((*share.balance, share.weight), f'{folder}/share_{rank}.pth')
+    held_at = (*share.balance, share.weight, *share.guard.level)
+    torch.save(held_at, f'{folder}/share_{rank}.pth')
     if rank == 0:
         torch.save(got, f'{folder}/gradients.pth')
         torch.save(fed_got, f'{folder}/unlabelled.pth')
@@ -109,4 +110,9 @@ def test_two_ranks_have_the_gradients_of_the_doubled_batch(tmp_path):
     assert first == second and first[2] > 0
     assert [float(x) for x in first[:2]] == pytest.approx(
         share.balance.tolist(), abs=1e-4
+    )
+    # of the student's own loss they know the mean
+    assert share.guard.level[2] == 4
+    assert [float(x) for x in first[3:]] == pytest.approx(
+        share.guard.level.tolist(), rel=1e-4
     )
