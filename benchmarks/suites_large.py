@@ -70,9 +70,7 @@ def cifar100(teacher: str, student: str) -> Suite:
 
 # --- photographs: a subset of COCO at 320 pixels --------------------------------------
 COCO = ROOT / 'configs/kd/coco_s320'
-STUDENTS = dict(
-    femto='yolox_femto', persons='yolox_femto_person', retinanet_mbv2='retinanet_mbv2'
-)
+STUDENTS = dict(femto='yolox_femto', retinanet_mbv2='retinanet_mbv2')
 
 
 def coco_config(
@@ -87,8 +85,7 @@ def coco_config(
 
 def coco(student: str, align: str) -> Suite:
     """One student of YOLOX-nano; FitNet's weight is the shipped config's."""
-    taught = 'femto' if student == 'persons' else student
-    shipped = Config.fromfile(COCO / f'yolox_nano_{taught}_fitnet_coco_s320.py')
+    shipped = Config.fromfile(COCO / f'yolox_nano_{student}_fitnet_coco_s320.py')
     fitnet = shipped.model.links.to_dict()
 
     def around(*stages: dict) -> dict:
@@ -124,6 +121,5 @@ LARGE = (
     cifar100('resnet32x4', 'resnet8x4'),
     cifar100('resnet56', 'resnet20'),
     coco('femto', 'grouped'),
-    coco('persons', 'grouped'),
     coco('retinanet_mbv2', 'bipartite'),
 )
