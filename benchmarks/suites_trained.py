@@ -152,6 +152,7 @@ def trained_cifar10() -> dict[str, dict | None]:
         links=shortened(snippet('dpk', 'dpk_small'), 4),
         optim_wrapper=snippet('dpk', 'dpk_small_optimizer'),
     )
+    found['auto_trained'] = dict(links='auto_trained')
     return found
 
 
