@@ -230,7 +230,7 @@ class Distiller(nn.Module):
     def hear(self, losses: dict[str, Any], factors: dict[str, float]) -> None:
         """Take note of the student's own losses, which guard it against its links."""
         shares = (link.share for name, link in self.links.items() if factors[name])
-        guards = [s.guard for s in shares if s is not None and s.guard is not None]
+        guards = [share.guard for share in shares if share is not None]
         if guards and self.measuring and torch.is_grad_enabled():
             loss = self._own_loss(losses)
             for guard in guards:

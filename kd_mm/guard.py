@@ -1,4 +1,6 @@
-"""What keeps a link from making its student worse at its own task."""
+"""What becomes of the student's own loss beside a link."""
+
+import math
 
 import torch
 from mmengine.logging import MMLogger
@@ -9,20 +11,21 @@ from .diagnostics import HostCopy
 KEPT = 0.95  # of an average, a step: about the last twenty count
 GAIN = 4.0  # how fast the part answers to the loss, as a power of their ratio
 LEAST = 1e-3  # of the part that was asked for
-TOLD = 0.5  # what is left of it when the log says so
+TOLD = 1.25  # how far the loss has risen when the log says so
 
 
 class Guard(nn.Module):
-    """Lets a link take less while its student is worse than it was. Our choice.
+    """Says when a student gets worse beside a link, and can bound that. Our choice.
 
-    The student's own loss in the first steps is what it is measured by. Later, whenever
-    a probe has come in, what is left of the link's part is multiplied by
-    ``(allowed / loss) ** 4``, up to all of it: it shrinks as long as the loss is above
-    what is allowed, and comes back afterwards. A student that starts from nothing never
-    comes near that, one that is trained already has something to lose.
+    The student's own loss in the first steps is what it is measured by. With a
+    ``tolerance``, what is left of the link's part is multiplied by
+    ``(allowed / loss) ** 4`` whenever a probe has come in, up to all of it: it shrinks
+    as long as the loss is above what is allowed, and comes back afterwards. A student
+    that starts from nothing never comes near that.
 
     Args:
-        tolerance (float): How far the loss may rise, as a part of what it was.
+        tolerance (float, optional): How far the loss may rise, as a part of what it
+            was. None: it is only said.
 
     Attributes:
         left (Tensor): Of the link's part, in (0, 1], a scalar.
@@ -32,7 +35,7 @@ class Guard(nn.Module):
     level: Tensor
     left: Tensor
 
-    def __init__(self, *, tolerance: float) -> None:
+    def __init__(self, *, tolerance: float | None = None) -> None:
         super().__init__()
         self.tolerance = tolerance
         # since the last probe: the sum of the losses, and their number
@@ -83,28 +86,39 @@ class Guard(nn.Module):
             late, seen = first, seen + steps
         else:
             late = late.lerp(mean, 1 - KEPT**steps)
-            ratio = (1 + self.tolerance) * first / late
-            fine = (late > 0) & ratio.isfinite()
-            left = (self.left.float() * ratio**GAIN).clamp(LEAST, 1.0)
-            self.left.copy_(torch.where(fine, left, self.left))
         self.level.copy_(torch.stack([first, late, seen]))
         self.heard.zero_()
+        if settled:
+            self._act(first / late)
         if not self._told and self._copy is None:
-            self._copy = HostCopy(torch.cat([self.left[None], self.level]))
+            self._copy = HostCopy(self.level)
+
+    def _act(self, ratio: Tensor) -> None:
+        if self.tolerance is None:
+            return
+        left = self.left.float() * ((1 + self.tolerance) * ratio) ** GAIN
+        fine = (ratio > 0) & ratio.isfinite()
+        self.left.copy_(torch.where(fine, left.clamp(LEAST, 1.0), self.left))
 
     def tell(self, link: str) -> None:
-        """Say once that little is left, without waiting for the device."""
+        """Say once that the student got worse, without waiting for the device."""
         if self._copy is None:
             return
-        (left, first, late, _), self._copy = self._copy.read().tolist(), None
-        if left >= TOLD:
+        (first, late, _), self._copy = self._copy.read().tolist(), None
+        if not 0 < TOLD * first < late < math.inf:
             return
         self._told = True
+        what = (
+            'and is free to rise: look at the validation before you train to the end; '
+            'share.tolerance=0.1 would bound it'
+            if self.tolerance is None
+            else 'so the link takes less until it is back below '
+            f'{1 + self.tolerance:g} times (share.tolerance)'
+        )
         MMLogger.get_current_instance().warning(
-            f"links.{link}: the student's own loss is {late / first:.2g} times what it "
-            f'was in its first steps with the link, so less than half of the share is '
-            f'left, and less as long as it stays above {1 + self.tolerance:g} times '
-            '(share.tolerance): give a smaller share, or a smaller learning rate'
+            f"links.{link}: the student's own loss is {late / first:.2f} times what "
+            f'it was in its first steps with the link, {what}; a smaller share or '
+            'learning rate disturbs less'
         )
 
 

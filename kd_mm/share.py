@@ -68,8 +68,8 @@ class Share(nn.Module):
             the same way (``agreement`` below 0.1). Defaults to None, never.
         tolerance (float, optional): How far the student's own loss may rise above what
             it was in the first steps with the link, as a part of it, before the link
-            takes less; see :class:`kd_mm.guard.Guard`. None: as far as it does.
-            Defaults to 0.1.
+            takes less; see :class:`kd_mm.guard.Guard`. Defaults to None: as far as it
+            does, and a line in the log.
         by_epoch (bool): Whether ``freeze_after`` and ``stop_after`` are in epochs;
             iterations otherwise. Defaults to True.
 
@@ -96,11 +96,11 @@ class Share(nn.Module):
         falls_to: Fraction = 0.5,
         freeze_after: Positive | None = None,
         stop_after: Positive | None = None,
-        tolerance: NonNegative | None = 0.1,
+        tolerance: NonNegative | None = None,
         by_epoch: bool = True,
     ) -> None:
         super().__init__()
-        self.guard = None if tolerance is None else Guard(tolerance=tolerance)
+        self.guard = Guard(tolerance=tolerance)
         self.full, self.interval, self.falls_to = target, interval, falls_to
         self.freeze_after, self.stop_after = freeze_after, stop_after
         self.by_epoch = by_epoch
@@ -117,8 +117,7 @@ class Share(nn.Module):
         """Forget everything."""
         for buffer in self.buffers(recurse=False):
             buffer.zero_()
-        if self.guard is not None:
-            self.guard.restart()
+        self.guard.restart()
         self.weight: Tensor | None = None
         self.value: Tensor | None = None
         self._steps, self._judged = 0, False
@@ -172,7 +171,7 @@ class Share(nn.Module):
             probe (bool): Whether to measure, and let nothing arrive. Defaults to False.
         """
         balance = self.balance.float()
-        left = 0.0 if self.guard is None else self.guard.left.float().log()
+        left = self.guard.left.float().log()
         student = (balance[0] + math.log(ratio) + left).clamp(-BOUND, BOUND)
         own = (balance[1] + math.log(OWN)).clamp(-BOUND, BOUND)
         known = self.measured > 0
@@ -215,14 +214,10 @@ class Share(nn.Module):
         if self._probe is None:
             return
         probe, self._probe = self._probe, None
-        squares, guard = probe.squares(self.balance), self.guard
-        heard = squares.new_zeros(2) if guard is None else guard.heard.float()
-        both = torch.cat([squares, heard])
-        all_reduce(both)
-        squares, heard = both.split([4, 2])
-        if guard is not None:
-            heard = heard / get_world_size()
-            guard.follow(heard, settled=self._steps > SETTLED)
+        sums = torch.cat([probe.squares(self.balance), self.guard.heard.float()])
+        all_reduce(sums)
+        squares, heard = sums.split([4, 2])
+        self.guard.follow(heard / get_world_size(), settled=self._steps > SETTLED)
         dot = squares[0]
         task, student, end = squares[1:].sqrt()
         both = torch.stack([student, end])
@@ -260,8 +255,7 @@ class Share(nn.Module):
                 f'after stop_after={self.stop_after:g}: the link '
                 + ('ends' if stopped else 'goes on')
             )
-        if self.guard is not None:
-            self.guard.tell(link)
+        self.guard.tell(link)
         if self.stop_after is None or self._judged:
             return
         if progress.at(self.by_epoch) >= self.stop_after and self._steps > SETTLED:

@@ -1,4 +1,4 @@
-"""`share.tolerance`: a link takes less while its student is worse than it was."""
+"""What becomes of a student's own loss is said; `share.tolerance` bounds it."""
 
 import copy
 import math
@@ -27,7 +27,7 @@ def course(share: Share, losses) -> list[float]:
 
 
 def test_a_loss_that_rises_takes_from_the_part_until_it_is_back():
-    share = Share(target=0.5, interval=2)
+    share = Share(target=0.5, interval=2, tolerance=0.1)
     left = course(share, [1.0] * 2 * SETTLED + [1.5] * 40 + [1.0] * 400)
     before, risen = left[: 2 * SETTLED], left[2 * SETTLED : 2 * SETTLED + 40]
     assert before == [1.0] * 2 * SETTLED
@@ -36,7 +36,7 @@ def test_a_loss_that_rises_takes_from_the_part_until_it_is_back():
 
 
 def test_what_is_left_scales_the_multiplier():
-    share = Share(target=0.5, interval=2)
+    share = Share(target=0.5, interval=2, tolerance=0.1)
     course(share, [1.0] * 2 * SETTLED)
     whole = float(share.weight)
     share.guard.left.fill_(0.25)
@@ -49,9 +49,9 @@ def test_a_student_that_learns_is_not_held_back():
     torch.manual_seed(0)
     noise = 1 + 0.05 * torch.randn(200)
     losses = [float(2 * 0.99**i * noise[i]) for i in range(200)]
-    guarded = Share(target=0.5, interval=2)
+    guarded = Share(target=0.5, interval=2, tolerance=0.1)
     assert course(guarded, losses) == [1.0] * 200
-    free = Share(target=0.5, interval=2, tolerance=None)
+    free = Share(target=0.5, interval=2)
     for _ in losses:
         step(free, 1.0, 1.0)
         free.settle()
@@ -61,7 +61,7 @@ def test_a_student_that_learns_is_not_held_back():
 
 @pytest.mark.parametrize('bad', [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_says_nothing(bad):
-    share = Share(target=0.5, interval=2)
+    share = Share(target=0.5, interval=2, tolerance=0.1)
     assert course(share, [1.0] * 40 + [bad] * 40) == [1.0] * 80
 
 
@@ -80,16 +80,23 @@ def test_a_term_that_comes_later_is_no_rise():
     assert guard.level.tolist() == pytest.approx([3.0, 3.0, 20.0])
 
 
-def test_that_little_is_left_is_said_once_with_the_links_name(monkeypatch):
+@pytest.mark.parametrize(
+    ('tolerance', 'text'),
+    [(None, 'share.tolerance=0.1 would bound it'), (0.1, 'below 1.1 times')],
+)
+def test_a_loss_that_rises_is_said_once_with_the_links_name(
+    tolerance, text, monkeypatch
+):
     seen: list[str] = []
     monkeypatch.setattr(MMLogger.get_current_instance(), 'warning', seen.append)
-    share = Share(target=0.5, interval=2)
+    share = Share(target=0.5, interval=2, tolerance=tolerance)
     for loss in [1.0] * 40 + [2.0] * 200:
         course(share, [loss])
         share.judge(Progress(), 'fpn')
-    (text,) = seen
-    assert text.startswith("links.fpn: the student's own loss is ")
-    assert '1.1 times (share.tolerance)' in text
+    (line,) = seen
+    assert line.startswith("links.fpn: the student's own loss is 1.")
+    assert text in line
+    assert tolerance or float(share.guard.left) == 1
 
 
 def test_an_overfitted_student_keeps_its_loss_beside_a_teacher_of_noise():
