@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from .diagnostics import GradientShare, NonFiniteWatch
 from .errors import ConfigError
-from .guard import OwnLoss
 from .link import Link
 from .pair import FeaturePair
 from .schedule import Progress
@@ -64,7 +63,6 @@ class Distiller(nn.Module):
         self._complained = False
         self.shares = {name: GradientShare() for name in links}
         self.watch = NonFiniteWatch(stop=stop_on_nan)
-        self._own_loss = OwnLoss()
         self.register_load_state_dict_post_hook(_plain_student_is_complete)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> 'Distiller':
@@ -229,12 +227,11 @@ class Distiller(nn.Module):
 
     def hear(self, losses: dict[str, Any], factors: dict[str, float]) -> None:
         """Take note of the student's own losses, which guard it against its links."""
-        shares = (link.share for name, link in self.links.items() if factors[name])
-        guards = [share.guard for share in shares if share is not None]
-        if guards and self.measuring and torch.is_grad_enabled():
-            loss = self._own_loss(losses)
-            for guard in guards:
-                guard.hear(*loss)
+        if not self.measuring or not torch.is_grad_enabled():
+            return
+        for name, link in self.links.items():
+            if link.share is not None and factors[name]:
+                link.share.hear(losses)
 
     @contextmanager
     def not_measuring(self) -> Iterator[None]:

@@ -1,6 +1,8 @@
 """What becomes of the student's own loss beside a link."""
 
 import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from mmengine.logging import MMLogger
@@ -11,21 +13,25 @@ from .diagnostics import HostCopy
 KEPT = 0.95  # of an average, a step: about the last twenty count
 GAIN = 4.0  # how fast the part answers to the loss, as a power of their ratio
 LEAST = 1e-3  # of the part that was asked for
-TOLD = 1.25  # how far the loss has risen when the log says so
+TOLD = 0.25  # how far the loss rises before the log says so
+SURE = 3.0  # standard errors beyond that: batches differ
 
 
 class Guard(nn.Module):
     """Says when a student gets worse beside a link, and can bound that. Our choice.
 
-    The student's own loss in the first steps is what it is measured by. With a
-    ``tolerance``, what is left of the link's part is multiplied by
-    ``(allowed / loss) ** 4`` whenever a probe has come in, up to all of it: it shrinks
-    as long as the loss is above what is allowed, and comes back afterwards. A student
-    that starts from nothing never comes near that.
+    The student's own loss in the first steps is what it is measured by; terms that come
+    to it later (a head's L1 loss in the last epochs) do not count. With
+    a ``tolerance`` what is left of the link's part is multiplied by ``(allowed / loss) ** 4`` whenever
+    a probe has come in, up to all of it: it shrinks as long as the loss is above what
+    is allowed, and comes back afterwards. A student that starts from nothing never
+    comes near that. (Resumed with several ranks, the steps since the last probe are
+    those of the first rank: its checkpoint is everybody's.)
 
     Args:
         tolerance (float, optional): How far the loss may rise, as a part of what it
-            was. None: it is only said.
+            was, and beyond that by three standard errors of the two averages. None: it
+            is only said.
 
     Attributes:
         left (Tensor): Of the link's part, in (0, 1], a scalar.
@@ -38,12 +44,18 @@ class Guard(nn.Module):
     def __init__(self, *, tolerance: float | None = None) -> None:
         super().__init__()
         self.tolerance = tolerance
-        # since the last probe: the sum of the losses, and their number
-        self.register_buffer('heard', torch.zeros(2))
-        # of the loss in the first steps, and of late; in how many steps
-        self.register_buffer('level', torch.zeros(3))
+        # since the last probe: sums of the losses and of their squares, their number
+        self.register_buffer('heard', torch.zeros(3))
+        # the same of the first steps; the loss of late
+        self.register_buffer('level', torch.zeros(4))
         self.register_buffer('left', torch.ones(()))
         self.restart()
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> 'Guard':
+        super()._apply(fn, recurse)
+        for name, buffer in self.named_buffers():
+            setattr(self, name, buffer.float())  # sums need more than half precision
+        return self
 
     @torch.no_grad()
     def restart(self) -> None:
@@ -51,68 +63,77 @@ class Guard(nn.Module):
         self.heard.zero_()
         self.level.zero_()
         self.left.fill_(1.0)
+        self._names: set[str] = set()
         self._told = False
         self._copy: HostCopy | None = None
 
     @torch.no_grad()
-    def hear(self, loss: Tensor, grown: Tensor | None = None) -> None:
+    def hear(self, losses: Mapping[str, Any], *, settled: bool) -> None:
         """Take note of a step.
 
         Args:
-            loss (Tensor): The student's own, a scalar; what is not finite is left out.
-            grown (Tensor, optional): How much larger it is than without what has come
-                to it since the step before (a head's L1 loss in the last epochs).
+            losses (Mapping[str, Any]): The student's, as its ``loss`` gives them. What
+                is not finite is left out.
+            settled (bool): Whether the first steps are over.
         """
-        if grown is not None:
-            self.heard[0] *= grown
-            self.level[:2] *= grown
-        fine = loss.isfinite()
-        counted = torch.stack([loss.where(fine, 0.0), fine.to(loss.dtype)])
-        self.heard += counted.to(self.heard)
+        if not settled:
+            self._names |= {name for name in losses if 'loss' in name}
+        found = [
+            part.detach().to(self.heard).mean()
+            for name in sorted(self._names & losses.keys())
+            for part in _tensors(losses[name])
+        ]
+        if found:
+            total = torch.stack(found).sum()
+            noted = torch.stack([total, total.square(), torch.ones_like(total)])
+            self.heard += torch.where(noted[:2].isfinite().all(), noted, 0.0)
 
     @torch.no_grad()
     def follow(self, heard: Tensor, *, settled: bool) -> None:
         """Let the part follow the losses up to a probe.
 
         Args:
-            heard (Tensor): Their sum and number, the mean of all ranks'.
+            heard (Tensor): What was heard, the mean of all ranks.
             settled (bool): Whether the first steps are over.
         """
-        total, steps = heard
-        first, late, seen = self.level.float()
-        mean = total / steps.clamp(min=1)
-        if not settled:
-            first = first + (mean - first) * steps / (seen + steps).clamp(min=1)
-            late, seen = first, seen + steps
-        else:
-            late = late.lerp(mean, 1 - KEPT**steps)
-        self.level.copy_(torch.stack([first, late, seen]))
         self.heard.zero_()
-        if settled:
-            self._act(first / late)
-        if not self._told and self._copy is None:
-            self._copy = HostCopy(self.level)
-
-    def _act(self, ratio: Tensor) -> None:
-        if self.tolerance is None:
+        if not settled:
+            self.level[:3] += heard
+            self.level[3] = _ratio(self.level[0], self.level[2])
             return
-        left = self.left.float() * ((1 + self.tolerance) * ratio) ** GAIN
-        fine = (ratio > 0) & ratio.isfinite()
-        self.left.copy_(torch.where(fine, left.clamp(LEAST, 1.0), self.left))
+        steps = heard[2]
+        late = self.level[3].lerp(_ratio(heard[0], steps), 1 - KEPT**steps)
+        self.level[3] = late
+        if self.tolerance is not None:
+            first, allowed = self._allowed(self.tolerance)
+            # at 0 or below it is as good as can be
+            ratio = torch.where(late > 0, allowed / late, math.inf)
+            left = (self.left * ratio**GAIN).clamp(LEAST, 1.0)
+            self.left.copy_(torch.where((first > 0) & (steps > 0), left, self.left))
+        if not self._told and self._copy is None:
+            self._copy = HostCopy(torch.stack([*self._allowed(TOLD), late]))
+
+    def _allowed(self, tolerance: float) -> tuple[Tensor, Tensor]:
+        """The loss in the first steps, and what it may be after a rise by a part."""
+        total, squares, steps, _ = self.level
+        first = _ratio(total, steps)
+        variance = (_ratio(squares, steps) - first.square()).clamp(min=0)
+        error = (variance * (1 / steps.clamp(min=1) + (1 - KEPT) / (1 + KEPT))).sqrt()
+        return first, (1 + tolerance) * first + SURE * error
 
     def tell(self, link: str) -> None:
         """Say once that the student got worse, without waiting for the device."""
         if self._copy is None:
             return
-        (first, late, _), self._copy = self._copy.read().tolist(), None
-        if not 0 < TOLD * first < late < math.inf:
+        (first, allowed, late), self._copy = self._copy.read().tolist(), None
+        if not 0 < first <= allowed < late < math.inf:
             return
         self._told = True
         what = (
             'and is free to rise: look at the validation before you train to the end; '
             'share.tolerance=0.1 would bound it'
             if self.tolerance is None
-            else 'so the link takes less until it is back below '
+            else 'so the link takes less until it is back near '
             f'{1 + self.tolerance:g} times (share.tolerance)'
         )
         MMLogger.get_current_instance().warning(
@@ -121,27 +142,24 @@ class Guard(nn.Module):
             'learning rate disturbs less'
         )
 
+    # ---- checkpoints ----------------------------------------------------------
 
-class OwnLoss:
-    """The student's own loss, as MMEngine adds it up, and what comes to it later."""
+    def get_extra_state(self) -> Tensor:
+        """The names of the losses that count, as text."""
+        text = ' '.join(sorted(self._names)).encode()
+        return torch.tensor([*text], dtype=torch.uint8)
 
-    def __init__(self) -> None:
-        self._names: set[str] = set()
-
-    def __call__(self, losses: dict) -> tuple[Tensor, Tensor | None]:
-        """The sum; and by what it has grown for terms that are there anew."""
-        names = {name for name in losses if 'loss' in name}
-        new = names - self._names if self._names else set()
-        self._names |= names
-        total = _sum(losses, names)
-        return total, total / _sum(losses, names - new) if new else None
+    def set_extra_state(self, state: Tensor) -> None:
+        self._names = set(bytes(state.tolist()).decode().split())
 
 
-@torch.no_grad()
-def _sum(losses: dict, names: set[str]) -> Tensor:
-    found = []
-    for name in sorted(names):
-        value = losses[name]
-        parts = value if isinstance(value, list | tuple) else [value]
-        found += [part.detach().float().mean() for part in parts]
-    return torch.stack(found).sum()
+def _ratio(total: Tensor, number: Tensor) -> Tensor:
+    """Their quotient, 0 of nothing."""
+    return total / torch.where(number > 0, number, 1.0)
+
+
+def _tensors(loss: Any) -> Iterator[Tensor]:
+    """The parts of one entry that MMEngine adds up."""
+    for part in loss if isinstance(loss, list | tuple) else [loss]:
+        if isinstance(part, Tensor):
+            yield part

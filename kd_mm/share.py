@@ -1,8 +1,8 @@
 """The weight that sets itself: a link holds its share of the student's gradient."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Annotated
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
@@ -62,7 +62,8 @@ class Share(nn.Module):
             along half a cosine, where the length of training is known. Bounds what a
             teacher that is of no use can do. Defaults to 0.5.
         freeze_after (float, optional): When the multiplier stops following the
-            gradients, in epochs; ``target`` goes on falling. Defaults to None, never.
+            gradients, in epochs; ``target`` goes on falling, and what ``tolerance`` has
+            left stays as it is. Defaults to None, never.
         stop_after (float, optional): When the link is judged, once, in epochs: it
             ends, with a line in the log, if its gradient and the task's do not point
             the same way (``agreement`` below 0.1). Defaults to None, never.
@@ -156,6 +157,10 @@ class Share(nn.Module):
 
     # ---- one step -------------------------------------------------------------
 
+    def hear(self, losses: Mapping[str, Any]) -> None:
+        """Take note of the student's own losses in a step that it learns from."""
+        self.guard.hear(losses, settled=self._steps >= SETTLED)
+
     def count(self) -> None:
         """A step of the link begins that its student learns from."""
         self._steps += 1
@@ -216,7 +221,7 @@ class Share(nn.Module):
         probe, self._probe = self._probe, None
         sums = torch.cat([probe.squares(self.balance), self.guard.heard.float()])
         all_reduce(sums)
-        squares, heard = sums.split([4, 2])
+        squares, heard = sums.split([4, 3])
         self.guard.follow(heard / get_world_size(), settled=self._steps > SETTLED)
         dot = squares[0]
         task, student, end = squares[1:].sqrt()

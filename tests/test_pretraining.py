@@ -58,6 +58,50 @@ def test_what_fits_but_for_a_few_is_nothing_to_say(tmp_path, said):
             assert torch.equal(model.state_dict()[key], value), key
 
 
+def test_a_part_that_comes_with_the_whole_is_nothing_to_say(tmp_path, said):
+    """A model's file over a backbone's own: the usual base config with one on top."""
+    whole = build(toys.classifier())
+    torch.save(whole.backbone.state_dict(), tmp_path / 'part.pth')
+    torch.save(whole.state_dict(), tmp_path / 'whole.pth')
+    cfg = student_from(tmp_path / 'part.pth')
+    cfg['student'].init_cfg = dict(
+        type='Pretrained', checkpoint=str(tmp_path / 'whole.pth')
+    )
+    build(cfg).init_weights()
+    assert not ours(said)
+
+
+def test_files_that_complete_each_other_are_nothing_to_say(tmp_path, said):
+    state = build(toys.classifier()).backbone.state_dict()
+    names = sorted(state)
+    cfg = student_from(tmp_path / 'even.pth')
+    cfg['student'].backbone.init_cfg = []
+    for title, chosen in dict(even=names[::2], odd=names[1::2]).items():
+        path = tmp_path / f'{title}.pth'
+        torch.save({name: state[name] for name in chosen}, path)
+        init = dict(type='Pretrained', checkpoint=str(path))
+        cfg['student'].backbone.init_cfg.append(init)
+    build(cfg).init_weights()
+    assert not ours(said)
+
+
+def test_layers_that_no_file_has_by_design_are_nothing_to_say(tmp_path, said):
+    """Attention that is added to a backbone; all of the file is used."""
+    plain = build(toys.classifier()).backbone.state_dict()
+    kept = {k: v for k, v in plain.items() if not k.startswith('layer4')}
+    torch.save(kept, tmp_path / 'most.pth')
+    build(student_from(tmp_path / 'most.pth')).init_weights()
+    assert not ours(said)
+
+
+def test_other_shapes_are_said(tmp_path, said):
+    wide = build(toys.classifier(base=16)).backbone.state_dict()
+    torch.save(wide, tmp_path / 'wide.pth')
+    build(student_from(tmp_path / 'wide.pth')).init_weights()
+    (text,) = ours(said)
+    assert ' 0 are in ' in text
+
+
 def test_the_shipped_mobilenet_starts_from_its_imagenet_weights(
     data_folder,
 ):

@@ -223,7 +223,7 @@ def test_a_resumed_run_has_the_same_multiplier_bit_for_bit(tmp_path, extra):
     half.train()
     own, other = (run.model.state_dict() for run in (half, whole))
     names = [name for name in own if '.share.' in name]
-    assert len(names) == 8
+    assert len(names) == 9
     for name, value in other.items():
         assert torch.equal(own[name], value), name
 

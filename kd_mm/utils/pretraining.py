@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 from mmengine.logging import MMLogger
@@ -11,16 +10,18 @@ from torch import nn
 from .kinds import is_type
 from .states import compare, some
 
-PARTLY = 0.9  # a file with less than that of a part's tensors is worth a line
+PARTLY = 0.9  # of a part's tensors in its files; less is worth a line, if ...
+NOTHING = 0.1  # ... the files have more that does not fit, or there is hardly any
 
 
-def init_file(module: nn.Module) -> str | None:
-    """The file that a module is initialised from, by its ``init_cfg``."""
+def init_files(module: nn.Module) -> list[str]:
+    """The files that a module is initialised from, by its ``init_cfg``."""
     said = getattr(module, 'init_cfg', None) or []
-    for part in said if isinstance(said, list | tuple) else [said]:
-        if is_type(part, 'Pretrained', 'PretrainedInit'):
-            return str(part.get('checkpoint'))
-    return None
+    return [
+        str(part.get('checkpoint'))
+        for part in (said if isinstance(said, list | tuple) else [said])
+        if is_type(part, 'Pretrained', 'PretrainedInit')
+    ]
 
 
 @contextmanager
@@ -28,31 +29,65 @@ def watched_pretraining(model: nn.Module) -> Iterator[None]:
     """Warn of parts that the file of their ``init_cfg`` fills in part or not at all.
 
     Backbones of one name differ between the toolboxes: an MMPretrain checkpoint fills
-    nothing of MMDetection's MobileNetV2.
+    nothing of MMDetection's MobileNetV2. Modules that a file does not know by design
+    (attention added to a backbone) are no reason to speak.
     """
     with ExitStack() as hooks:
-        for name, module in model.named_modules():
-            if path := init_file(module):
-                note = partial(_compare, name=name, path=path)
-                handle = module.register_load_state_dict_pre_hook(note)
-                hooks.callback(handle.remove)
+        loads = [
+            _Loads(name, module, hooks)
+            for name, module in model.named_modules()
+            if init_files(module)
+        ]
         yield
+    for each in loads:
+        each.judge()
 
 
-def _compare(
-    module: nn.Module, state: Mapping[str, Any], *_: Any, name: str, path: str
-) -> None:
-    own = _without_counters(module.state_dict())
-    missing, foreign, shapes = compare(own, _without_counters(state))
-    found = len(own) - len(missing) - len(shapes)
-    if found >= PARTLY * len(own):
-        return
-    names = [*missing, *shapes.values()]
-    MMLogger.get_current_instance().warning(
-        f'student.{name}.init_cfg: of {len(own)} tensors {found} are in {path}, the '
-        f'others start from nothing ({some(names)}; the file has {some(foreign)}): '
-        'give a file of this backbone, in this toolbox, and the prefix of its names'
-    )
+class _Loads:
+    """What the loads into one module have left as it was."""
+
+    def __init__(self, name: str, module: nn.Module, hooks: ExitStack) -> None:
+        self.name, self.module = name, module
+        self.missing: set[str] | None = None
+        self.unused: set[str] = set()
+        self._state: dict[str, Any] | None = None
+        # PyTorch's public name for it is younger than what we run on
+        before = module._register_load_state_dict_pre_hook(self._before)
+        after = module.register_load_state_dict_post_hook(self._after)
+        for handle in (before, after):
+            hooks.callback(handle.remove)
+
+    def _before(self, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+        # a load into what this module is a part of is not its own
+        self._state = None if prefix else dict(state)
+
+    def _after(self, module: nn.Module, incompatible: Any) -> None:
+        if self._state is None:
+            return
+        own = _without_counters(module.state_dict())
+        _, _, shapes = compare(own, self._state)
+        missing = {*incompatible.missing_keys} & own.keys() | shapes.keys()
+        self.missing = missing if self.missing is None else self.missing & missing
+        known = {*module.state_dict()} - shapes.keys()
+        self.unused |= {*_without_counters(self._state)} - known
+        self._state = None
+
+    def judge(self) -> None:
+        """Say what is missing, where that is no design."""
+        if self.missing is None:
+            return
+        own = _without_counters(self.module.state_dict())
+        found = len(own) - len(self.missing)
+        if found >= (PARTLY if self.unused else NOTHING) * len(own):
+            return
+        key = '.'.join(filter(None, ('student', self.name, 'init_cfg')))
+        more = some(sorted(self.unused)) or 'nothing else'
+        MMLogger.get_current_instance().warning(
+            f'{key}: of {len(own)} tensors {found} are in '
+            f'{", ".join(init_files(self.module))}, the others start from nothing '
+            f'({some(sorted(self.missing))}; the file has {more}): give a file of this '
+            'backbone, in this toolbox, and the prefix of its names'
+        )
 
 
 def _without_counters(state: Mapping[str, Any]) -> dict[str, Any]:

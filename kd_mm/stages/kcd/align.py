@@ -16,7 +16,7 @@ from ...pair import MAP, FeaturePair, channel_dim, channels, layout
 from ...registry import MODELS
 from ...schedule import Progress
 from ...unaugmented import plain_dataset, plain_loader
-from ...utils.pretraining import init_file
+from ...utils.pretraining import init_files
 from ...utils.wrappers import unwrapped
 from ..base import Stage
 from .fit import fit_channels
@@ -378,7 +378,7 @@ def has_learnt(runner: Runner) -> bool:
         return True
     if getattr(model, 'keeps_weights', False):  # it was built, and perhaps trained
         return True
-    return any(init_file(module) for module in model.modules())
+    return any(init_files(module) for module in model.modules())
 
 
 def _read_fitted_at(stage: ChannelAlign, incompatible) -> None:
