@@ -21,8 +21,8 @@ class Guard(nn.Module):
     """Says when a student gets worse beside a link, and can bound that. Our choice.
 
     The student's own loss in the first steps is what it is measured by; terms that come
-    to it later (a head's L1 loss in the last epochs) do not count. With
-    a ``tolerance`` what is left of the link's part is multiplied by ``(allowed / loss) ** 4`` whenever
+    to it later (a head's L1 loss in the last epochs) do not count. With a ``tolerance``
+    what is left of the link's part is multiplied by ``(allowed / loss) ** 4`` whenever
     a probe has come in, up to all of it: it shrinks as long as the loss is above what
     is allowed, and comes back afterwards. A student that starts from nothing never
     comes near that. (Resumed with several ranks, the steps since the last probe are
