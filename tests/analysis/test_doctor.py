@@ -211,6 +211,18 @@ def test_of_several_teachers_the_one_that_is_broken_is_left_out(cfg, tmp_path):
 
 
 @pytest.mark.slow
+def test_of_several_teachers_the_one_that_knows_nothing_is_named(cfg):
+    good = cfg.model.teacher
+    cfg.model.teacher = dict(a=good, b=dict(config=good.config, allow_random=True))
+    cfg.model.links.map.teacher = 'b:backbone'
+    cfg.model.links.logits.teacher = 'a:head.fc'
+    checks = verdicts(examine(cfg, images=32, steps=4))
+    assert checks['teacher a weights'] == checks['teacher a metric'] == 'fine'
+    assert checks['teacher b weights'] == 'wrong'
+    assert checks['teacher b metric'] == 'wrong'
+
+
+@pytest.mark.slow
 def test_refusals_become_rows_and_the_rest_is_still_looked_at(cfg):
     cfg.model.teacher.checkpoint = 'nowhere.pth'
     cfg.model.links.map.student = 'bakbone'

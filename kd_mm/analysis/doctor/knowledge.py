@@ -78,29 +78,31 @@ def _tensor(boxes: Any) -> Tensor:
 
 
 def weights(patient: Patient) -> Iterator[Finding]:
-    """Is the teacher a trained network, in eval mode and frozen?"""
-    teacher = patient.teacher
+    """Is every teacher a trained network, in eval mode and frozen?"""
     if patient.guide is None:
         yield fine('teacher mode', 'the student teaches itself')
-        return
+    for name, guide in patient.guides.items():
+        yield _mode(f'{name} mode', guide.model)
+        if patient.teacher_known:
+            yield _weights(f'{name} weights', guide.model)
+
+
+def _mode(check: str, teacher: nn.Module) -> Finding:
     training = [n or 'the teacher' for n, m in teacher.named_modules() if m.training]
     if training:
-        yield wrong(
-            'teacher mode',
+        return wrong(
+            check,
             f'{len(training)} modules are in training mode ({training[0]}, ...): '
             'dropout and batch statistics change its features',
             'find what calls train() on it (a hook, an overridden train())',
         )
-    elif any(p.requires_grad for p in teacher.parameters()):
-        yield wrong('teacher mode', 'the teacher is not frozen', 'leave it alone')
-    else:
-        yield fine('teacher mode', 'in eval mode, frozen')
-    if patient.teacher_known:
-        yield _weights(teacher)
+    if any(p.requires_grad for p in teacher.parameters()):
+        return wrong(check, 'the teacher is not frozen', 'leave it alone')
+    return fine(check, 'in eval mode, frozen')
 
 
-def _weights(teacher: nn.Module) -> Finding:
-    check, remedy = 'teacher weights', 'is this the checkpoint of the trained teacher?'
+def _weights(check: str, teacher: nn.Module) -> Finding:
+    remedy = 'is this the checkpoint of the trained teacher?'
     values = [(n, p) for n, p in teacher.named_parameters() if p.ndim > 1]
     if lost := [n for n, p in values if not p.isfinite().all()]:
         return wrong(
@@ -140,11 +142,15 @@ def metrics(patient: Patient) -> Iterator[Finding]:
             'give val_dataloader and val_evaluator',
         )
         return
-    classes = max(classes_of(patient.teacher), classes_of(patient.model), 1)
+    guides = patient.guides
+    networks = {name: guide.model for name, guide in guides.items()}
+    networks['student'] = patient.model
+    classes = max(1, *map(classes_of, networks.values()))
     found, counts = {}, {}
-    for side, model in (('teacher', patient.teacher), ('student', patient.model)):
+    for side, model in networks.items():
+        exact = patient.exact_teacher(guides.get(side))
         try:
-            with patient.exact_teacher(), _evaluated(patient, model) as evaluator:
+            with exact, _evaluated(patient, model) as evaluator:
                 noting = _Noting(evaluator, classes)
                 values = evaluate(model, loader, noting)
         except Exception as error:  # noqa: BLE001  (foreign metrics on foreign classes)
@@ -156,11 +162,12 @@ def metrics(patient: Patient) -> Iterator[Finding]:
             continue
         found[side] = next(iter(values.items()), ('metric', math.nan))
         counts[side] = noting.counts
-    same = classes_of(patient.teacher) == classes_of(patient.model)
-    if 'teacher' in found and patient.teacher_known and same:
-        yield _compared(patient, found, len(loader.dataset))
+    for side in guides:
+        same = classes_of(networks[side]) == classes_of(patient.model)
+        if side in found and patient.teacher_known and same:
+            yield _compared(patient, side, found, len(loader.dataset))
     for side in counts:
-        if side == 'teacher' and patient.teacher_known or patient.student_trained:
+        if side in guides and patient.teacher_known or patient.student_trained:
             yield from permuted(counts[side], f'{side} labels', 'validation')
 
 
@@ -178,8 +185,9 @@ def _evaluated(patient: Patient, model: nn.Module) -> Iterator[Any]:
         yield evaluator
 
 
-def _compared(patient: Patient, found: dict, images: int) -> Finding:
-    check, (name, teacher) = 'metric', found['teacher']
+def _compared(patient: Patient, side: str, found: dict, images: int) -> Finding:
+    check = 'metric' if side == 'teacher' else f'{side} metric'
+    name, teacher = found[side]
     scale = 100 if 'accuracy' in name or teacher > 1 else 1
     error = scale * math.sqrt(0.25 / images)
     chance = 2 * error + scale / max(classes_of(patient.teacher), 2)

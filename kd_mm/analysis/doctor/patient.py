@@ -103,9 +103,15 @@ class Patient:
         return self.model.distiller
 
     @property
+    def guides(self) -> dict[str, Teacher]:
+        """The teachers that have a network of their own, as findings call them."""
+        guides = self.distiller.teachers.guides
+        return {f'teacher {name}'.strip(): guide for name, guide in guides.items()}
+
+    @property
     def guide(self) -> Teacher | None:
-        """The first teacher that has a network of its own."""
-        return next(iter(self.distiller.teachers.guides.values()), None)
+        """The first of them."""
+        return next(iter(self.guides.values()), None)
 
     @property
     def teacher(self) -> Any:
@@ -153,16 +159,17 @@ class Patient:
         )
 
     @contextmanager
-    def exact_teacher(self) -> Iterator[Any]:
-        """The teacher in fp32, its weights rounded where it is stored in half."""
-        dtype = self.guide and self.guide.dtype
+    def exact_teacher(self, guide: Teacher | None = None) -> Iterator[Any]:
+        """A teacher in fp32, its weights rounded where it is stored in half."""
+        guide = guide or self.guide
+        network, dtype = (guide.model, guide.dtype) if guide else (self.model, None)
         if dtype is not None:
-            self.teacher.float()
+            network.float()
         try:
-            yield self.teacher
+            yield network
         finally:
             if dtype is not None:
-                self.teacher.to(dtype)
+                network.to(dtype)
 
     def copy(self, *, linked: bool = True) -> Any:
         """A student to be trained and thrown away; it shares the teacher."""
@@ -332,7 +339,7 @@ def _begin(patient: Patient) -> Iterator[Finding]:
     runner = patient.runner
     names = patient.distiller.teachers.names
     if len(names) > 1:
-        text = f'{", ".join(names)}: what is said of the teacher is said of the first'
+        text = f'{", ".join(names)}: weights and metric of each, the rest of the first'
         yield fine('teachers', text)
     _jump(patient)
     yield from _call(runner, 'before_train')
