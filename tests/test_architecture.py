@@ -21,6 +21,7 @@ FLOORS = (
         'utils.flops',
         'utils.kinds',
         'utils.metrics',
+        'utils.pretraining',
         'utils.randomness',
         'utils.states',
         'utils.strides',
@@ -29,7 +30,7 @@ FLOORS = (
     ),
     ('options', 'probe', 'toolboxes', 'utils.files', 'utils.saving'),
     ('pair', 'taps', 'schedule', 'diagnostics', 'utils.loading', 'utils.overrides'),
-    ('student', 'share', 'colours'),
+    ('student', 'guard', 'share', 'colours'),
     ('outputs',),
     (
         'bare',
