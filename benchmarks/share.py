@@ -126,15 +126,14 @@ def noise() -> tuple[Suite, list[dict]]:
     ), rows
 
 
-_FREE = dict(target=TARGET, tolerance=None)
 NOISE: dict[str, dict | None] = {
     'weight': None,
-    'held': dict(_FREE, falls_to=1.0),
-    'falls to half': dict(_FREE, falls_to=0.5),
-    'falls to 0': dict(_FREE, falls_to=0.0),
-    'ends after a third': dict(_FREE, interval=10, stop_after=10),
-    'held, guarded': dict(target=TARGET, falls_to=1.0),
-    'falls to half, guarded': dict(target=TARGET, falls_to=0.5),
+    'held': dict(target=TARGET, falls_to=1.0),
+    'falls to half': dict(target=TARGET, falls_to=0.5),
+    'falls to 0': dict(target=TARGET, falls_to=0.0),
+    'ends after a third': dict(target=TARGET, interval=10, stop_after=10),
+    'held, guarded': dict(target=TARGET, falls_to=1.0, tolerance=0.1),
+    'falls to half, guarded': dict(target=TARGET, falls_to=0.5, tolerance=0.1),
 }
 
 
