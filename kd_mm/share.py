@@ -176,7 +176,7 @@ class Share(nn.Module):
             probe (bool): Whether to measure, and let nothing arrive. Defaults to False.
         """
         balance = self.balance.float()
-        left = self.guard.left.float().log()
+        left = self.guard.left.log()
         student = (balance[0] + math.log(ratio) + left).clamp(-BOUND, BOUND)
         own = (balance[1] + math.log(OWN)).clamp(-BOUND, BOUND)
         known = self.measured > 0
@@ -219,7 +219,7 @@ class Share(nn.Module):
         if self._probe is None:
             return
         probe, self._probe = self._probe, None
-        sums = torch.cat([probe.squares(self.balance), self.guard.heard.float()])
+        sums = torch.cat([probe.squares(self.balance), self.guard.heard])
         all_reduce(sums)
         squares, heard = sums.split([4, 3])
         self.guard.follow(heard / get_world_size(), settled=self._steps > SETTLED)

@@ -17,7 +17,7 @@ from .errors import ConfigError
 from .sizes import Size
 from .taps import AllTapped, Recording, Taps
 from .utils.flops import Flops
-from .utils.kinds import is_type
+from .utils.pretraining import init_parts
 
 IMAGES = 3  # of a trial; levels and decoder layers come in other numbers
 
@@ -194,16 +194,10 @@ def initialise(model: nn.Module) -> None:
         model (nn.Module): Changed; one without ``init_weights`` is left as it is.
     """
     for module in model.modules():
-        if init_cfg := getattr(module, 'init_cfg', None):
-            module.init_cfg = _without_files(init_cfg)
+        if getattr(module, 'init_cfg', None):
+            module.init_cfg = init_parts(module)[1]
     if hasattr(model, 'init_weights'):
         model.init_weights()
-
-
-def _without_files(init_cfg: Any) -> list[dict]:
-    parts = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
-    names = ('Pretrained', 'PretrainedInit')  # in the registry, and of the class
-    return [part for part in parts if not is_type(part, *names)]
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -190,7 +190,7 @@ def _compared(patient: Patient, side: str, found: dict, images: int) -> Finding:
     name, teacher = found[side]
     scale = 100 if 'accuracy' in name or teacher > 1 else 1
     error = scale * math.sqrt(0.25 / images)
-    chance = 2 * error + scale / max(classes_of(patient.teacher), 2)
+    chance = 2 * error + scale / max(classes_of(patient.model), 2)  # as the teacher's
     if 'mAP' in name:
         chance = 0.005 * scale
     text = f'{name} on {images} validation images: teacher {teacher:.4g}'
