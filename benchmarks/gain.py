@@ -26,6 +26,7 @@ from digits_runs import ROOT, mean_std
 from rich.console import Console
 from rich.table import Table
 from suites import DETECTION, Suite
+from suites_cifar100 import CIFAR100_SMALL
 from suites_cls import CIFAR10, DIGITS_CLS
 from suites_heads import HEADS
 from suites_large import LARGE
@@ -52,6 +53,7 @@ SUITES = {
         *TRAINED,
         PERSONS,
         PERSONS_TRAINED,
+        CIFAR100_SMALL,
         *LARGE,
         *ABOUT,
     )
