@@ -95,7 +95,10 @@ def parts_of(method: str, *, classifier: bool, same_classes: bool) -> list[str]:
 
 def logits_link(method: str, *, classes: int, sigmoid: bool) -> dict[str, Any]:
     """Stages and criterion between the class scores."""
-    name = 'kd' if method in AUTOS else method
+    name = method
+    if method in AUTOS:  # ranks and correlations need three classes that exclude others
+        ranked = method == AUTO and classes > 2 and not sigmoid
+        name = 'dist' if ranked else 'kd'
     file, few, many = _LOGITS[name]
     link = _snippet(file, many if classes >= _IMAGENET else few)
     if sigmoid and is_type(link['criterion'], 'kd_mm.KDLoss'):
