@@ -24,6 +24,7 @@ from .areas import (
     area_mask,
     find_areas,
     ground_truth_loss,
+    spread,
 )
 
 CONSTANT = 1e-3  # a heatmap in [0, 1] that varies less than this says nothing
@@ -256,11 +257,10 @@ class DAM(Stage):
             covered = [(weight > 0).float().mean() for weight in weights]
             pair.weight = list(weights)
             pair.logs['area'] = torch.stack(covered).mean()
-            spreads = [a.heat.std((0, 2, 3), correction=0).max() for a in teacher]
-            spread = torch.stack(spreads).max()
-            pair.logs['heat_spread'] = spread
+            varies = torch.stack([spread(areas.heat) for areas in teacher]).max()
+            pair.logs['heat_spread'] = varies
         if self.training and self._steps % PATIENCE == PATIENCE - 1:
-            self._spread = HostCopy(spread)
+            self._spread = HostCopy(varies)
         self._steps += self.training
         return pair
 
@@ -280,10 +280,10 @@ class DAM(Stage):
         """Warn of heads that say the same everywhere."""
         if self._spread is None:
             return
-        spread, self._spread = float(self._spread.read()), None
-        if spread < CONSTANT:
+        varies, self._spread = float(self._spread.read()), None
+        if varies < CONSTANT:
             MMLogger.get_current_instance().warning(
                 f'links.{self.link}: the heads of DAM have collapsed: their heatmaps '
-                f'vary by {spread:.1e} only, so the areas are arbitrary; try '
+                f'vary by {varies:.1e} only, so the areas are arbitrary; try '
                 "supervision='gt' ('cam' for classifiers), or a smaller weight of DAM"
             )

@@ -13,7 +13,7 @@ from kd_mm.errors import ConfigError
 from kd_mm.pair import FeaturePair
 from kd_mm.stages import DAM
 from kd_mm.stages.sokd import dam as dam_module
-from kd_mm.stages.sokd.areas import area_mask, find_areas
+from kd_mm.stages.sokd.areas import area_mask, find_areas, highest_nearby, spread
 
 
 def naive_areas(areas, top_k):
@@ -57,6 +57,16 @@ def naive_mask(boxes, height, width, overlap, normalise):
     if overlap == 'max':
         mask = (mask > 0).float()
     return mask / mask.mean() if normalise == 'area' else mask
+
+
+@pytest.mark.parametrize('size', [(7, 5), (1, 6), (4, 1), (1, 1)])
+def test_peaks_and_spread_equal_those_of_torch(size):
+    heat = torch.rand(3, 4, *size)
+    pooled = torch.nn.functional.max_pool2d(heat, 3, stride=1, padding=1)
+    assert highest_nearby(heat).equal(pooled)
+    std = heat.std((0, 2, 3), correction=0).max()
+    torch.testing.assert_close(spread(heat), std)
+    assert spread(torch.full_like(heat, 0.7)) < 1e-6
 
 
 @pytest.mark.parametrize('top_k', [1, 8])
