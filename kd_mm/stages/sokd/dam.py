@@ -52,13 +52,13 @@ class AreaHeads(nn.Module):
 
     def forward(self, feature: Tensor) -> Areas:
         """Predict on ``(N, C, H, W)``; everything comes in cells of this map."""
-        parts = self.trunk(feature).relu().chunk(3, dim=1)
+        parts = self.trunk(feature).relu_().chunk(3, dim=1)
         heat, size, offset = (
             head(part) for head, part in zip(self.heads, parts, strict=True)
         )
         heat, size, offset = heat.float(), size.float(), offset.float()
         if self.relu_heads:
-            return Areas(heat.relu().sigmoid(), size.relu(), offset.relu())
+            return Areas(heat.relu_().sigmoid(), size.relu_(), offset.relu_())
         return Areas(heat.sigmoid(), F.softplus(size), F.softplus(offset))
 
 
