@@ -194,8 +194,9 @@ def initialise(model: nn.Module) -> None:
         model (nn.Module): Changed; one without ``init_weights`` is left as it is.
     """
     for module in model.modules():
-        if getattr(module, 'init_cfg', None):
-            module.init_cfg = init_parts(module)[1]
+        files, others = init_parts(module)
+        if files:  # what has none keeps its form: XCiT, for one, reads a dict
+            module.init_cfg = others or None
     if hasattr(model, 'init_weights'):
         model.init_weights()
 

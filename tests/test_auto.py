@@ -194,6 +194,17 @@ def surveyed(*points: tuple) -> Survey:
     return Survey('student', 'Net', points, {'head'}, size, size)
 
 
+def test_a_backbone_that_reads_the_dict_of_its_init_cfg_is_tried():
+    net = toys.classifier()
+    net['backbone'] = dict(
+        type='XCiT', patch_size=16, embed_dims=16, depth=1, num_heads=2,
+        cls_attn_layers=1, mlp_ratio=1, out_type='cls_token',
+    )  # fmt: skip
+    net['neck'], net['head']['in_channels'] = None, 16
+    links = found(net, net).distiller.links_config
+    assert links['features']['student'] == 'backbone.norm'
+
+
 def test_layers_beside_the_way_to_the_heads_come_last():
     """As DINO's, which propose boxes from what the encoder gives."""
     rows = (3, 80, 32)  # an 8 x 8 and a 4 x 4 map in one row
