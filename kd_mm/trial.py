@@ -194,7 +194,7 @@ def initialise(model: nn.Module) -> None:
         model (nn.Module): Changed; one without ``init_weights`` is left as it is.
     """
     for module in model.modules():
-        files, others = init_parts(module)
+        files, others = init_parts(getattr(module, 'init_cfg', None))
         if files:  # what has none keeps its form: XCiT, for one, reads a dict
             module.init_cfg = others or None
     if hasattr(model, 'init_weights'):

@@ -14,11 +14,10 @@ PARTLY = 0.9  # of a part's tensors in its files; less is worth a line, if ...
 NOTHING = 0.1  # ... the files have more that does not fit, or there is hardly any
 
 
-def init_parts(module: nn.Module) -> tuple[list[dict], list[dict]]:
-    """What of a module's ``init_cfg`` reads a file, and what does not."""
-    said = getattr(module, 'init_cfg', None) or []
+def init_parts(said: Any) -> tuple[list[dict], list[dict]]:
+    """What of an ``init_cfg`` reads a file, and what does not."""
     found: tuple[list[dict], list[dict]] = [], []
-    for part in said if isinstance(said, list | tuple) else [said]:
+    for part in said if isinstance(said, list | tuple) else [said] if said else []:
         # its name in the registry, and that of the class
         found[not is_type(part, 'Pretrained', 'PretrainedInit')].append(part)
     return found
@@ -26,7 +25,8 @@ def init_parts(module: nn.Module) -> tuple[list[dict], list[dict]]:
 
 def init_files(module: nn.Module) -> list[str]:
     """The files that a module is initialised from, by its ``init_cfg``."""
-    return [str(part.get('checkpoint')) for part in init_parts(module)[0]]
+    files, _ = init_parts(getattr(module, 'init_cfg', None))
+    return [str(part.get('checkpoint')) for part in files]
 
 
 @contextmanager

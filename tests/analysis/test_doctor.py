@@ -211,6 +211,17 @@ def test_of_several_teachers_the_one_that_is_broken_is_left_out(cfg, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_start_that_is_not_there_is_left_out_of_a_list_of_them(cfg):
+    drawn = dict(type='Kaiming', layer='Conv2d')
+    missing = dict(type='Pretrained', checkpoint='nowhere.pth')
+    cfg.model.student.backbone.init_cfg = [drawn, missing]
+    found = examine(cfg, images=32, steps=4)
+    assert found[0].verdict == 'wrong' and 'random student' in found[0].remedy
+    assert verdicts(found)['logits: reach'] == 'fine'
+    assert cfg.model.student.backbone.init_cfg == [drawn, missing]
+
+
+@pytest.mark.slow
 def test_of_several_teachers_the_one_that_knows_nothing_is_named(cfg):
     good = cfg.model.teacher
     cfg.model.teacher = dict(a=good, b=dict(config=good.config, allow_random=True))

@@ -27,6 +27,7 @@ from ...teachers import with_files
 from ...unaugmented import plain_loader, spread
 from ...utils.kinds import default_scope, type_text
 from ...utils.loading import check_fits
+from ...utils.pretraining import init_parts
 from ...utils.states import some
 from ...utils.wrappers import unwrapped
 from .finding import Finding, fine, look, wrong
@@ -323,9 +324,9 @@ def _strip(part: Any) -> bool:
     """Remove pretrained starts; whether there was one."""
     found = False
     if isinstance(part, dict):
-        init = part.get('init_cfg')
-        if isinstance(init, dict) and 'Pretrained' in str(init.get('type')):
-            part['init_cfg'], found = None, True
+        files, others = init_parts(part.get('init_cfg'))
+        if files:
+            part['init_cfg'], found = others or None, True
         for value in part.values():
             found = _strip(value) or found
     elif isinstance(part, list | tuple):
