@@ -18,6 +18,7 @@ FLOORS = (
         'utils.boxes',
         'utils.regions',
         'utils.amp',
+        'utils.classes',
         'utils.flops',
         'utils.kinds',
         'utils.metrics',

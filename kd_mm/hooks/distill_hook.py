@@ -20,6 +20,7 @@ from ..schedule import Progress, takes_note
 from ..sizes import data_of_run
 from ..teacher import Teacher
 from ..teachers import within_teacher
+from ..utils.classes import differing
 from ..utils.kinds import is_type
 from ..utils.wrappers import unwrapped
 from .restore_hook import RestoreHook
@@ -166,6 +167,11 @@ class DistillHook(Hook):
                 text = str(error).removeprefix(f'links.{name}: ')
                 raise ConfigError(f'links.{name}: {text}') from error
         self._watch.begin(runner)
+        if text := differing(_student(runner), runner.train_dataloader.dataset):
+            runner.logger.warning(
+                f"kd_mm: model.student: {text}; set num_classes of the student's "
+                'heads, or metainfo.classes of the data set'
+            )
         for name, guide in distiller.teachers.guides.items():
             with within_teacher(name):
                 guide.check_differs(_student(runner))

@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...taps import AllTapped
 from ...unaugmented import undisturbed
+from ...utils.classes import classes_of
 from .finding import Finding, fine, look, wrong
-from .knowledge import classes_of
 from .patient import BATCHES, Patient
 
 STRANGE = 1.0  # standard deviations from what batch normalisation knows

@@ -13,6 +13,7 @@ from torchvision.ops import box_iou
 
 from ...errors import ConfigError
 from ...unaugmented import undisturbed
+from ...utils.classes import classes_of, names_of
 from ...utils.files import read_checkpoint
 from ...utils.loading import find_file
 from ...utils.randomness import kept_random
@@ -255,7 +256,7 @@ def permuted(counts: Tensor, check: str, where: str) -> Iterator[Finding]:
 def classes(patient: Patient) -> Iterator[Finding]:
     """Numbers and names of classes: teacher, student, data set."""
     dataset = patient.runner.train_dataloader.dataset
-    names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    names = names_of(dataset)
     ours, theirs = classes_of(patient.model), classes_of(patient.teacher)
     check = 'classes'
     text = f'data set {len(names) if names else "?"}, student {ours}, teacher {theirs}'
@@ -300,17 +301,6 @@ def _trained_on(patient: Patient) -> Any:
     meta = content.get('meta') if isinstance(content, dict) else None
     about = (meta or {}).get('dataset_meta') or {}
     return about.get('classes') or about.get('CLASSES')
-
-
-def classes_of(model: nn.Module) -> int:
-    """How many classes a network tells apart; 0 where it does not say."""
-    for name, child in model.named_children():
-        if name in ('data_preprocessor', 'backbone', 'neck', 'distiller', 'rpn_head'):
-            continue
-        for module in child.modules():
-            if isinstance(number := getattr(module, 'num_classes', None), int):
-                return number
-    return 0
 
 
 def truth(patient: Patient) -> Iterator[Finding]:
