@@ -18,6 +18,8 @@ where it was not run; without `names` for all that were. `metrics` (default
 mAP,mAP_50) are compared, and the first one is paired. `published` adds a column with
 the literature's values of that entry of benchmarks/published.json.
 
+`where` (epochs:8,images:600) takes the rows of these settings only.
+
 With `key` and `pairs` ("a|b,c|b"), each line is a difference of two methods, a - b,
 paired by seed. A comma with a space behind it belongs to a name.
 
@@ -66,6 +68,9 @@ def block(marker: str, results: Path) -> str:
     rows = json.loads(path.read_text()) if path.is_file() else []
     if at := options.pop('at', None):
         rows = rows[at] if rows else []
+    for setting in filter(None, options.pop('where', '').split(',')):
+        key, value = setting.split(':')
+        rows = [row for row in rows if str(row.get(key)) == value]
     if options.pop('answers', None):
         return table(*answers(results))
     if 'columns' in options:
