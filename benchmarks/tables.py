@@ -146,7 +146,9 @@ def verdict(found: list[float], error: float) -> str:
         return 'too few seeds'
     if abs(mean) >= 3 * error:
         return '**yes**' if mean > 0 else '**no, it costs**'
-    return 'a hint' if mean >= 2 * error else 'no difference seen'
+    if abs(mean) >= 2 * error:
+        return 'a hint' if mean > 0 else 'a hint that it costs'
+    return 'no difference seen'
 
 
 def listed(rows: list[dict], *, columns: str) -> str:

@@ -1,8 +1,10 @@
 """What schedule a student needs that is trained already: said, never changed."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
+from ..errors import ConfigError
 from .length import rescaled
 
 LR = 'optim_wrapper.optimizer.lr'
@@ -12,31 +14,36 @@ LENGTHS = ('train_cfg.max_epochs', 'train_cfg.max_iters')
 SLOWER = SHORTER = 2
 
 
-def proposal(cfg: Mapping, options: Mapping) -> str:
+def proposal(cfg: Mapping, options: Mapping, *, shortened: bool = False) -> str:
     """One line: the schedule of a config, one for a trained student, how to set it.
 
     Args:
         cfg (Config): The config of the run.
-        options (Mapping): ``--cfg-options``: who sets lr or length has decided.
+        options (Mapping): ``--cfg-options``: who sets lr has decided, who sets a length
+            about that.
+        shortened (bool): Whether ``--epochs`` has set the length. Defaults to False.
 
     Returns:
         str: The line; '' where there is nothing to propose.
     """
-    keys = (LR, *LENGTHS)
-    if any(key in options for key in keys):
+    lr, *lengths = (_at(cfg, key) for key in (LR, *LENGTHS))
+    if LR in options or not lr:
         return ''
-    lr, *lengths = (_at(cfg, key) for key in keys)
+    slower = f'--cfg-options {LR}={lr / SLOWER:g}'
+    if shortened or any(key in options for key in LENGTHS):
+        return (
+            f'lr {lr:g} is for a student that has yet to learn; for one that is '
+            f'trained we propose {lr / SLOWER:g}: {slower}'
+        )
     found = [pair for pair in zip(LENGTHS, lengths, strict=True) if pair[1]]
-    if not lr or not found:
+    if not found:
         return ''
     (key, length), shorter = found[0], max(1, round(found[0][1] / SHORTER))
     unit = key.rpartition('max_')[2]
-    given = f'--cfg-options {LR}={lr / SLOWER:g}'
-    if unit == 'epochs':
-        given = f'--epochs {shorter} {given}'
-    else:
+    given = f'--epochs {shorter} {slower}'
+    if unit != 'epochs':
         marks = [(key, shorter), *_marks(cfg, length, shorter)]
-        given += ''.join(f' {k}={v}'.replace(', ', ',') for k, v in marks)
+        given = slower + ''.join(f' {k}={v}'.replace(', ', ',') for k, v in marks)
     return (
         f'the schedule is for a student that has yet to learn ({length} {unit} from lr '
         f'{lr:g}); for one that is trained we propose {shorter} {unit}, or fewer, from '
@@ -57,6 +64,9 @@ def _marks(cfg: Mapping, old: int, new: int) -> Iterator[tuple[str, Any]]:
     many = not isinstance(schedulers, Mapping)
     for index, scheduler in enumerate(schedulers if many else [schedulers]):
         where = f'param_scheduler.{index}' if many else 'param_scheduler'
-        if not scheduler.get('by_epoch', True) and scheduler.get('end', old) >= old:
+        end = scheduler.get('end') or old
+        if scheduler.get('by_epoch', True) or end < old:
+            continue
+        with suppress(ConfigError):  # one of the user's own: nobody knows its numbers
             for key, value in rescaled(scheduler, old, new).items():
                 yield f'{where}.{key}', value

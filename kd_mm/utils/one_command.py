@@ -166,5 +166,6 @@ def _tell_start(cfg, args, model, logger):
             f'kd_mm: {START} {path}: {len(lost)} tensors of the student are not in it '
             f'and start anew ({some(lost)})'
         )
-    if args.epochs is None and (line := proposal(cfg, args.cfg_options or {})):
+    shortened = args.epochs is not None
+    if line := proposal(cfg, args.cfg_options or {}, shortened=shortened):
         logger.warning(f'kd_mm: {START}: {line}')

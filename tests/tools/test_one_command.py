@@ -203,8 +203,21 @@ def test_a_proposed_schedule_is_whole():
     text = proposal(iterations, {})
     assert '450 iters' in text and 'param_scheduler.T_max=450' in text
 
+    # to the end by itself, and one of which nobody knows the numbers
+    iterations.param_scheduler = [
+        dict(type='PolyLR', by_epoch=False, end=None),
+        dict(type='MyCosine', by_epoch=False, hills=900),
+    ]
+    assert '450 iters' in proposal(iterations, {})
+
 
 def test_who_has_chosen_a_schedule_is_not_told():
-    for key in ('train_cfg.max_epochs', 'optim_wrapper.optimizer.lr'):
-        assert proposal(schedule(), {key: 1}) == ''
+    lr = 'optim_wrapper.optimizer.lr'
+    assert proposal(schedule(), {lr: 1}) == ''
+    assert proposal(schedule(), {lr: 1}, shortened=True) == ''
+    for text in (
+        proposal(schedule(), {}, shortened=True),
+        proposal(schedule(), {'train_cfg.max_epochs': 1}),
+    ):
+        assert 'epochs' not in text and text.endswith(f': --cfg-options {lr}=0.01')
     assert proposal(schedule(optim_wrapper=dict(a=dict(), b=dict())), {}) == ''
