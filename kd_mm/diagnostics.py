@@ -86,8 +86,12 @@ class HostCopy:
         try:
             self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             self._host.copy_(tensor, non_blocking=True)
-            event = torch.Event(tensor.device)
-            event.record()
+            if tensor.device.type == 'cuda':  # torch.Event needs PyTorch 2.4
+                event = torch.cuda.Event()
+                event.record(torch.cuda.current_stream(tensor.device))
+            else:
+                event = torch.Event(tensor.device)
+                event.record()
         except (RuntimeError, AttributeError, NotImplementedError):
             self._host = tensor.cpu()
         else:

@@ -56,7 +56,6 @@ class Distiller(nn.Module):
         self.taps = taps
         self.links_config: dict[str, dict] = {}
         self.share_interval = share_interval
-        self.step = 0
         self.unlabelled: dict | None = None  # a batch for the coming step
         self.measuring = True  # not in passes that the student does not learn from
         self.progress: Progress | None = None
@@ -168,7 +167,6 @@ class Distiller(nn.Module):
         factors: dict[str, float],
     ) -> dict[str, Tensor]:
         """Losses and diagnostics of all links for one batch."""
-        self.step += 1
         pairs = {
             name: self.pair(link, student, teacher, samples, image_size)
             for name, link in self.links.items()

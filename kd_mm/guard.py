@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from zlib import crc32
 
 import torch
 from mmengine.logging import MMLogger
@@ -15,6 +16,7 @@ GAIN = 4.0  # how fast the part answers to the loss, as a power of their ratio
 LEAST = 1e-3  # of the part that was asked for
 TOLD = 0.25  # how far the loss rises before the log says so
 SURE = 3.0  # standard errors beyond that: batches differ
+PLACES = 4096  # for names in a checkpoint: averages of models want one size for ever
 
 
 class Guard(nn.Module):
@@ -63,7 +65,7 @@ class Guard(nn.Module):
         self.heard.zero_()
         self.level.zero_()
         self.left.fill_(1.0)
-        self._names: set[str] = set()
+        self._names: set[int] = set()
         self._told = False
         self._copy: HostCopy | None = None
 
@@ -77,10 +79,11 @@ class Guard(nn.Module):
             settled (bool): Whether the first steps are over.
         """
         if not settled:
-            self._names |= {name for name in losses if 'loss' in name}
+            self._names |= {_place(name) for name in losses if 'loss' in name}
         found = [
             part.detach().to(self.heard).mean()
-            for name in sorted(self._names & losses.keys())
+            for name in sorted(losses)
+            if _place(name) in self._names
             for part in _tensors(losses[name])
         ]
         if found:
@@ -145,12 +148,18 @@ class Guard(nn.Module):
     # ---- checkpoints ----------------------------------------------------------
 
     def get_extra_state(self) -> Tensor:
-        """The names of the losses that count, as text."""
-        text = ' '.join(sorted(self._names)).encode()
-        return torch.tensor([*text], dtype=torch.uint8)
+        """Which losses count: a 1 in the place of each of their names."""
+        places = torch.zeros(PLACES, dtype=torch.uint8)
+        places[[*self._names]] = 1
+        return places
 
     def set_extra_state(self, state: Tensor) -> None:
-        self._names = set(bytes(state.tolist()).decode().split())
+        self._names = {*state.nonzero().flatten().tolist()}
+
+
+def _place(name: str) -> int:
+    """The place of a name, the same in every process."""
+    return crc32(name.encode()) % PLACES
 
 
 def _ratio(total: Tensor, number: Tensor) -> Tensor:

@@ -259,6 +259,8 @@ class Link(nn.Module):
         """
         if not self.criterion.weight or not all(s.ready for s in self.stages):
             return 0.0
+        if self.share is not None and self.share.ended:
+            return 0.0
         return self.schedule.factor(progress)
 
     def reads_labels(self) -> str:

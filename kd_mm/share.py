@@ -43,12 +43,12 @@ class Share(nn.Module):
     the criterion's.
 
     The norms are read off in the backward pass of a *probe*, a step in which no link
-    with a share gives the student anything: ``g_task`` is then the task's alone, also
-    where features of links follow on each other in the network. The first step is one,
-    and until a probe has succeeded the link's modules do not learn either, so nothing
-    ever acts at a weight that nobody measured. Then ``m`` is known in closed form; its
-    logarithm moves half of the way there in every later probe. Sums of squares are
-    added up over ranks, so all have the same ``m``.
+    with a share gives the student anything on its labelled images: ``g_task`` is then
+    the task's alone, also where features of links follow on each other in the network.
+    The first step is one, and until a probe has succeeded the link's modules do not
+    learn either, so nothing ever acts at a weight that nobody measured. Then ``m`` is
+    known in closed form; its logarithm moves half of the way there in every later
+    probe. Sums of squares are added up over ranks, so all have the same ``m``.
 
     Links that meet on a feature have parts of one whole: the task keeps what their
     targets leave.
@@ -78,6 +78,7 @@ class Share(nn.Module):
         agreement (Tensor): The cosine of the two gradients, averaged over the last
             five probes or so, a scalar. About 0 with a teacher that knows nothing,
             and for some links with any.
+        ended (bool): Whether the link was judged, and is over: it runs no more.
         weight (Tensor | None): The multiplier of the last step, a scalar.
         value (Tensor | None): The part that the last probe found at the multiplier of
             that time, a scalar; an overflow leaves the one before.
@@ -121,7 +122,8 @@ class Share(nn.Module):
         self.guard.restart()
         self.weight: Tensor | None = None
         self.value: Tensor | None = None
-        self._steps, self._judged = 0, False
+        self._steps, self._judged, self.ended = 0, False, False
+        self._measures = False  # in the pass that goes on
         self._verdict: HostCopy | None = None
         self._own: Tensor | None = None
         self._probe: Probe | None = None
@@ -183,9 +185,11 @@ class Share(nn.Module):
         acts = known & (self.stopped < 1)
         self.weight = torch.where(acts, student.exp(), 0.0)
         self._own = own.exp()
+        self._measures = False
         if not all(feature.requires_grad for feature in features):
             return list(features)
         if probe:
+            self._measures = True
             self._probe = Probe(self.weight, self._own)
             return self._probe.aliases(features)
         self._own = torch.where(known, self._own, 0.0)
@@ -201,7 +205,7 @@ class Share(nn.Module):
             features (list[Tensor]): As the last stage left them.
             parameters (Iterable[nn.Parameter]): Of the link, which do not learn yet.
         """
-        if self._probe is None:
+        if self._probe is None or not self._measures:
             return features
         if self._steps <= SETTLED:
             self._probe.keep(parameters, self.measured > 0)
@@ -235,6 +239,9 @@ class Share(nn.Module):
         if self._steps > SETTLED:
             way[1] = torch.where(known, 0.0, way[1])
         self.balance += torch.where(fine, way, 0.0).to(self.balance.dtype)
+        # what enters the link is too large for its precision: less of it next time
+        over = task.isfinite() & ~both.isfinite().all() & ~known
+        self.balance[1] -= torch.where(over, LIMIT, 0.0).to(self.balance.dtype)
         cosine = (dot / (task * student)).nan_to_num().to(self.agreement.dtype)
         seen = torch.where(known, self.agreement.lerp(cosine, 0.2), cosine)
         self.agreement.copy_(torch.where(fine, seen, self.agreement))
@@ -254,6 +261,7 @@ class Share(nn.Module):
         """
         if self._verdict is not None:
             (stopped, cosine), self._verdict = self._verdict.read().tolist(), None
+            self.ended = bool(stopped)
             what = 'points elsewhere than' if stopped else 'goes along with'
             MMLogger.get_current_instance().info(
                 f"links.{link}: its gradient {what} the task's (cosine {cosine:.3f}) "
@@ -298,6 +306,7 @@ class Share(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         steps, judged = state.tolist()
         self._steps, self._judged, self._probe = steps, bool(judged), None
+        self.ended = bool(self.stopped)  # buffers are loaded first
 
 
 def ratios(

@@ -137,10 +137,12 @@ class Recording:
         return self.parts.get(network, self)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> 'Recording':
-        """The same with every tensor changed."""
+        """The same with every tensor changed; one that comes twice is so afterwards."""
+        seen = {id(t): t for calls in self.calls.values() for c in calls for t in c}
+        made = {key: change(tensor) for key, tensor in seen.items()}
         return Recording(
             {
-                tap: [[change(tensor) for tensor in call] for call in calls]
+                tap: [[made[id(tensor)] for tensor in call] for call in calls]
                 for tap, calls in self.calls.items()
             },
             self.versions,

@@ -358,6 +358,18 @@ def test_scores_of_classes_are_correlated_where_there_are_enough(
     assert links['logits']['criterion']['type'] == f'kd_mm.{criterion}Loss'
 
 
+def test_scores_of_several_labels_are_compared_one_by_one():
+    net = toys.classifier()
+    net['head'] = dict(
+        type='MultiLabelLinearClsHead',
+        num_classes=4,
+        in_channels=net['head']['in_channels'],
+        loss=dict(type='FocalLoss'),  # sigmoids, and it does not say so
+    )
+    criterion = found(net, net).distiller.links_config['logits']['criterion']
+    assert criterion['type'] == 'kd_mm.KDLoss' and criterion['sigmoid']
+
+
 def test_a_trained_student_gets_its_teachers_channels_in_order():
     def links(*pair, method='auto'):
         return found(*pair, method).distiller.links_config

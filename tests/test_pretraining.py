@@ -86,12 +86,23 @@ def test_files_that_complete_each_other_are_nothing_to_say(tmp_path, said):
 
 
 def test_layers_that_no_file_has_by_design_are_nothing_to_say(tmp_path, said):
-    """Attention that is added to a backbone; all of the file is used."""
+    """Attention in a backbone; the file has a classifier that nobody asks for."""
     plain = build(toys.classifier()).backbone.state_dict()
-    kept = {k: v for k, v in plain.items() if not k.startswith('layer4')}
-    torch.save(kept, tmp_path / 'most.pth')
+    kept = {k: v for k, v in plain.items() if 'downsample' not in k}
+    assert len(kept) < 0.9 * len(plain)
+    torch.save(kept | {'fc.weight': torch.ones(3)}, tmp_path / 'most.pth')
     build(student_from(tmp_path / 'most.pth')).init_weights()
     assert not ours(said)
+
+
+def test_a_file_of_fewer_blocks_is_said(tmp_path, said):
+    """ResNet-50's for a ResNet-101: all of it fits, and half stays empty."""
+    plain = build(toys.classifier()).backbone.state_dict()
+    kept = {k: v for k, v in plain.items() if not k.startswith('layer4')}
+    torch.save(kept, tmp_path / 'smaller.pth')
+    build(student_from(tmp_path / 'smaller.pth')).init_weights()
+    (text,) = ours(said)
+    assert 'layer4.' in text
 
 
 def test_other_shapes_are_said(tmp_path, said):

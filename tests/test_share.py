@@ -206,12 +206,17 @@ def test_a_weight_of_0_is_the_baseline():
     'extra',
     [
         dict(),
+        dict(custom_hooks=[dict(type='EMAHook', update_buffers=True)]),  # YOLOX's
+        pytest.param(
+            dict(custom_hooks=[dict(type='EMAHook', begin_iter=2)]),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(dict(custom_hooks=[dict(type='EMAHook')]), marks=pytest.mark.slow),
         pytest.param(
             dict(optim_wrapper=dict(accumulative_counts=2)), marks=pytest.mark.slow
         ),
     ],
-    ids=['plain', 'ema', 'accumulation'],
+    ids=['plain', 'ema of buffers', 'late ema', 'ema', 'accumulation'],
 )
 def test_a_resumed_run_has_the_same_multiplier_bit_for_bit(tmp_path, extra):
     links = fitnet(share=dict(target=0.5, interval=3))

@@ -112,6 +112,32 @@ def test_a_loss_scale_and_accumulated_gradients_do_not_matter():
     assert weights == pytest.approx([weights[0]] * 3, rel=1e-4)
 
 
+def test_a_link_that_overflows_half_precision_enters_with_less():
+    """A loss scale that the task bears, and ten times its gradient in the link."""
+    share = Share(target=0.5)
+    for _ in range(6):
+        x = torch.zeros(4, requires_grad=True)
+        feature = (x * 1).half()
+        share.settle()
+        (alias,) = share.hold([feature], 1.0, probe=share.due(Progress()))
+        share.count()
+        (end,) = share.end([alias], [])
+        loss = share.own(0.2 * end.float().sum()) + 1e-3 * feature.float().sum()
+        (2.0**16 * loss).backward()
+    assert float(share.measured) == 1
+    assert float(share.weight) == pytest.approx(1e-3 / 0.2, rel=1e-2)
+
+
+def test_a_pass_beside_a_probe_is_not_measured():
+    """That on images without labels, whose features are others."""
+    share = Share(target=0.5)
+    for probe in (True, False):
+        feature = torch.zeros(4, requires_grad=True) * 1
+        aliases = share.hold([feature], 1.0, probe=probe)
+        ends = share.end(aliases, [])
+        assert (ends is aliases) == (not probe)
+
+
 # ---- several features, several links ------------------------------------------------
 
 
@@ -190,3 +216,4 @@ def test_a_link_that_pulls_elsewhere_than_the_task_is_ended(angle, monkeypatch):
     again.load_state_dict(share.state_dict())
     again.judge(Progress(2, 2, 2, 100), 'fpn')
     assert again._verdict is None and torch.equal(again.stopped, share.stopped)
+    assert again.ended == share.ended == (angle > 0)

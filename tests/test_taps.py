@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kd_mm.errors import ConfigError
-from kd_mm.taps import Tap, Taps
+from kd_mm.taps import Recording, Tap, Taps
 
 
 class Net(nn.Module):
@@ -124,3 +124,14 @@ def test_errors_name_the_path_and_what_is_near():
         taps('idle')
     with pytest.raises(ConfigError, match='index 5, but there are 2 items'):
         taps('twin[5]')
+
+
+def test_a_feature_that_is_tapped_twice_is_one_after_a_change():
+    """Links that meet on it share it: also once the trial has brought it to the CPU."""
+    feature, other = torch.ones(2), torch.ones(2)
+    taps = [Tap.parse(name) for name in ('neck', 'bbox_head@input', 'backbone')]
+    calls = dict(zip(taps, [[[feature]], [[feature, other]], [[other]]], strict=True))
+    moved = Recording(calls).map(torch.clone)
+    neck, head, backbone = (moved.features(tap) for tap in taps)
+    assert neck[0] is head[0] and head[1] is backbone[0]
+    assert neck[0] is not feature and neck[0] is not backbone[0]

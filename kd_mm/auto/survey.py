@@ -15,6 +15,8 @@ from ..teacher import Teacher
 from ..trial import Pass, reason, stand_in, trial
 
 _HEADS = ('head', 'decoder')  # in names: they choose regions, queries or classes
+# MMPretrain's classes whose scores are sigmoids without saying so
+_ONE_BY_ONE = {'MultiLabelClsHead', 'FocalLoss'}
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,11 @@ def _scores_one_by_one(model: nn.Module, heads: set[str]) -> bool:
     inside = itertools.chain.from_iterable(
         child.modules() for name, child in model.named_children() if name in heads
     )
-    return any(getattr(module, 'use_sigmoid', False) is True for module in inside)
+    return any(
+        getattr(module, 'use_sigmoid', False) is True
+        or not _ONE_BY_ONE.isdisjoint(kind.__name__ for kind in type(module).__mro__)
+        for module in inside
+    )
 
 
 def _tensors(value: Any, index: tuple[int, ...] = ()) -> tuple[list[Given], bool]:

@@ -35,12 +35,13 @@ class Watch:
         self._said: set[str] = set()
         self._best_before: dict[str, float] = {}
         self._worse = 0
-        self._running = False
+        self._running = self._resumed = False
 
     def begin(self, runner: Runner) -> None:
         """What is in the log of an earlier run does not count."""
         for key, buffer in runner.message_hub.log_scalars.items():
             self._read[key] = len(buffer.data[0])
+        self._resumed = bool(getattr(runner, '_resume', False))
 
     def note(
         self, runner: Runner, links: Mapping[str, Link], progress: Progress
@@ -98,7 +99,8 @@ class Watch:
             self._say(
                 runner,
                 'worse',
-                f'{key} is {value:.4g}, and was {start:.4g} when the links began: '
+                f'{key} is {value:.4g}, and was {start:.4g} when the '
+                f'{"run went on" if self._resumed else "links began"}: '
                 'distillation harms, or the learning rate does; lower the weight',
             )
 
@@ -129,7 +131,7 @@ class Watch:
         """Judged once, when the link has run for some passes and some steps."""
         if values is None or not len(values):
             return
-        if name in self._judged:
+        if name in self._judged or self._resumed:  # it may have fallen before
             return
         passes = self._losses.setdefault(name, [])
         passes.append(values)

@@ -1,5 +1,6 @@
 """Weights that an ``init_cfg`` names: MMEngine takes any file, and what fits of it."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from .kinds import is_type
 from .states import compare, some
 
 PARTLY = 0.9  # of a part's tensors in its files; less is worth a line, if ...
-NOTHING = 0.1  # ... the files have more that does not fit, or there is hardly any
+NOTHING = 0.1  # ... that is no design (attention, offsets), or there is hardly any
 
 
 def init_parts(said: Any) -> tuple[list[dict], list[dict]]:
@@ -83,7 +84,12 @@ class _Loads:
             return
         own = _without_counters(self.module.state_dict())
         found = len(own) - len(self.missing)
-        if found >= (PARTLY if self.unused else NOTHING) * len(own):
+        # as many tensors of other names, or more blocks of a kind that the file knows
+        known = {_kind(name) for name in own.keys() - self.missing}
+        odd = sum(_kind(name) in known for name in self.missing)
+        other = len(self.unused) >= len(self.missing)
+        mistaken = other or odd > (1 - PARTLY) * len(own)
+        if found >= (PARTLY if mistaken else NOTHING) * len(own):
             return
         key = '.'.join(filter(None, ('student', self.name, 'init_cfg')))
         more = some(sorted(self.unused)) or 'nothing else'
@@ -93,6 +99,11 @@ class _Loads:
             f'({some(sorted(self.missing))}; the file has {more}): give a file of this '
             'backbone, in this toolbox, and the prefix of its names'
         )
+
+
+def _kind(name: str) -> str:
+    """A tensor's name whatever its number: the same for all blocks of a stage."""
+    return re.sub(r'\d+', '#', name)
 
 
 def _without_counters(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -99,6 +99,18 @@ def test_each_thing_is_said_once_after_it_lasted(request, wrong, says):
     assert len(run.said) == 1 and says in run.said[0] and 'links.fpn' in run.said[0]
 
 
+def test_a_link_that_fell_before_the_run_was_resumed_is_not_judged(request):
+    run = Run(request.node.name)
+    run.runner._resume = True
+    run.watch.begin(run.runner)
+    for _ in range(6):
+        run.epoch(**WELL, loss_kd_fpn=1.0)
+    assert run.said == []
+    for value in (0.5, 0.2, 0.2):
+        run.validate(value)
+    assert len(run.said) == 1 and 'when the run went on' in run.said[0]
+
+
 def test_of_a_link_on_images_without_labels_their_loss_counts(request):
     run = Run(request.node.name)
     run.link.images = 'unlabelled'

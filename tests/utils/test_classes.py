@@ -6,6 +6,7 @@ import pytest
 import toys
 from helpers import distill_cfg, runner
 from mmdet.registry import MODELS
+from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
 
 from kd_mm.utils.classes import classes_of, differing
@@ -27,6 +28,12 @@ def test_numbers_of_classes_are_compared(make):
     assert 'background' not in differing(model, dataset(3))
     assert not differing(model, dataset(8, stuff_classes=('e', 'f', 'g', 'h')))
     assert not differing(model, SimpleNamespace())  # it does not say
+
+
+def test_a_region_proposer_finds_any_class():
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        cfg = get_config('mmdet::rpn/rpn_r50_fpn_1x_coco.py').model
+        assert not differing(MODELS.build(cfg), dataset(8))
 
 
 @pytest.mark.parametrize('classes', [4, 6])

@@ -186,13 +186,12 @@ def _average(gradients: list[Tensor]) -> list[Tensor]:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[Callable[[], None]]:
-    """Put buffers, random states and the distiller's counters back afterwards.
+    """Put buffers and random states back afterwards, and measure nothing until then.
 
     Gives a function that puts the buffers back at once.
     """
     distiller = model.distiller
-    counters = distiller.step, distiller.measuring
-    distiller.measuring = False
+    measuring, distiller.measuring = distiller.measuring, False
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
     device = next(model.parameters()).device
 
@@ -208,5 +207,5 @@ def undisturbed(model: nn.Module) -> Iterator[Callable[[], None]]:
         with kept_random(device):
             yield put_back
     finally:
-        distiller.step, distiller.measuring = counters
+        distiller.measuring = measuring
         put_back()
