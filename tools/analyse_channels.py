@@ -78,6 +78,10 @@ def report(cfg, args, out):
                 'set --cfg-options model.teacher.NAME.checkpoint=...'
             )
         next(iter(teachers.values()))['checkpoint'] = args.teacher
+    # one teacher's has no name; the student's average has none
+    named = with_files(cfg.model.teacher)
+    files = {name: teacher.get('checkpoint') for name, teacher in named.items()}
+    files = files.get('', files) if files else None
     model = build_distilled(cfg, args.config, student=args.student, trust=args.trust)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     loader = plain_loader(cfg, dataset, images=args.images, annotations=True)
@@ -88,16 +92,16 @@ def report(cfg, args, out):
         out / 'channels.json',
         config=args.config,
         student=args.student,
-        teacher=args.teacher or cfg.model.teacher.get('checkpoint'),
+        teacher=files,
         images=len(loader.dataset),
         similarity=args.similarity,
         k=args.top_k,
     )
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    files = draw(reports, out, k=args.top_k, class_names=classes)
+    figures = draw(reports, out, k=args.top_k, class_names=classes)
     print(
         f'{len(loader.dataset)} images, {time.time() - start:.0f} s; channels.json and '
-        f'{len(files)} figures are in {out}'
+        f'{len(figures)} figures are in {out}'
     )
 
 

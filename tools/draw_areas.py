@@ -9,6 +9,7 @@ every position. Goes to the config's visualisation backends, in --out.
 """
 
 import os.path as osp
+from collections import Counter
 
 import mmcv
 from mmengine.dataset import Compose, pseudo_collate
@@ -22,6 +23,7 @@ from kd_mm.utils.distilled import build_distilled
 from kd_mm.utils.export import DISTILLER
 from kd_mm.utils.files import check_checkpoint
 from kd_mm.utils.kinds import default_scope, type_name
+from kd_mm.utils.loading import check_fits
 from kd_mm.utils.session import Session
 from kd_mm.utils.states import compare, some, state_of
 
@@ -40,8 +42,9 @@ def parse_args():
     return parser.parse_args()
 
 
-def load(model, path):
+def load(model, path, *, trust):
     """Load a checkpoint that covers the distiller, and return it."""
+    check_fits(model, path, trust=trust)
     checkpoint = load_checkpoint(model, path, map_location='cpu')
     own = {n: v for n, v in model.state_dict().items() if n.startswith(DISTILLER)}
     missing, _, shapes = compare(own, state_of(checkpoint, where=path))
@@ -89,7 +92,7 @@ def draw(cfg, args, out):
     from kd_mm.unaugmented import plain_pipeline
 
     model = build_distilled(cfg, args.config)
-    checkpoint = load(model, args.checkpoint)
+    checkpoint = load(model, args.checkpoint, trust=args.trust)
     dam_stages(model)
     steps = plain_pipeline(cfg, annotations=False)
     pipeline = Compose(steps)
@@ -104,9 +107,12 @@ def draw(cfg, args, out):
     )
     step = checkpoint.get('meta', {}).get('epoch', 0)
     views = view_areas(model, loader)
+    drawn = Counter()
     for view in views:
-        stem = osp.splitext(view.name)[0]
-        visualizer.add_image(f'areas_{view.link}_{stem}', areas_figure(view), step=step)
+        name = f'areas_{view.link}_{osp.splitext(view.name)[0]}'
+        drawn[name] += 1  # images of two folders may have one name
+        number = f'_{drawn[name]}' if drawn[name] > 1 else ''
+        visualizer.add_image(f'{name}{number}', areas_figure(view), step=step)
     hub = checkpoint.get('message_hub', {})
     courses = policy_courses(hub.get('log_scalars', {}))
     for link, course in courses.items():

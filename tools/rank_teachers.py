@@ -33,7 +33,7 @@ from kd_mm.errors import ConfigError
 from kd_mm.unaugmented import plain_loader
 from kd_mm.utils import cli
 from kd_mm.utils.distilled import build_distilled, check_distilled
-from kd_mm.utils.kinds import default_scope
+from kd_mm.utils.kinds import default_scope, is_type
 from kd_mm.utils.session import Session
 
 
@@ -59,11 +59,19 @@ def parse_args():
     return parser.parse_args()
 
 
+def split(teacher):
+    """Config and checkpoint; folders may be called lr=0.01."""
+    places = [i for i, letter in enumerate(teacher) if letter == '=']
+    if not places or teacher.endswith('='):
+        raise ConfigError(f'{teacher}: a teacher is CONFIG=CHECKPOINT')
+    configs = (i for i in places if teacher[:i].endswith('.py'))
+    place = next(configs, places[0])
+    return teacher[:place], teacher[place + 1 :]
+
+
 def with_teacher(cfg, teacher, *, trust):
     """The config with one of the teachers, and links that only tap."""
-    config, _, checkpoint = teacher.partition('=')
-    if not checkpoint:
-        raise ConfigError(f'{teacher}: a teacher is CONFIG=CHECKPOINT')
+    config, checkpoint = split(teacher)
     cfg = copy.deepcopy(cfg)
     cfg.model.teacher = dict(config=config, checkpoint=checkpoint, trust=trust)
     cfg.model.pop('inherit', None)
@@ -71,7 +79,11 @@ def with_teacher(cfg, teacher, *, trust):
         cfg.model.links = 'at'  # found for each teacher; the same criterion
         return cfg
     for link in cfg.model.links.values():  # compares any two widths, has no parameters
-        link['stages'] = []
+        link['stages'] = [
+            stage
+            for stage in link.get('stages') or []
+            if is_type(stage, 'kd_mm.TokensToMap')
+        ]
         link['criterion'] = dict(type='kd_mm.ATLoss')  # `update` would keep old keys
         link.pop('schedule', None)
     return cfg
@@ -82,6 +94,8 @@ def main():
     with Session(trust=args.trust) as session:
         cfg = cli.read_config(args)
         cli.need(cfg, 'train_dataloader', 'measure')
+        if args.evaluate:
+            cli.need(cfg, 'val_dataloader', 'evaluate teachers')
         check_distilled(cfg, args.config)
         if args.images < 16 or args.steps < 1:
             raise ConfigError('--images must be >= 16 and --steps >= 1')
@@ -107,14 +121,15 @@ def rank(cfg, args, out):
         found = probe(batches, steps=args.steps, seed=args.seed, device=device)
         metric = None
         if args.evaluate:
-            cli.need(cfg, 'val_dataloader', 'evaluate teachers')
             evaluator = Evaluator(cfg.val_evaluator)
             values = evaluate(
                 own, Runner.build_dataloader(cfg.val_dataloader), evaluator
             )
-            metric = float(next(iter(values.values())))
+            # none where it finds nothing
+            numbers = (v for v in values.values() if isinstance(v, int | float))
+            metric = next(map(float, numbers), None)
         parameters = sum(p.numel() for p in own.parameters()) / 1e6
-        name = osp.splitext(osp.basename(teacher.partition('=')[0]))[0]
+        name = osp.splitext(osp.basename(split(teacher)[0]))[0]
         ratings.append(Rating(name, *found, parameters, metric))
     print_ranking(ratings, Console())
     about = dict(config=args.config, student=args.student, teachers=args.teachers)

@@ -8,6 +8,8 @@ For a distilled config the plain student is evaluated: no teacher is needed, and
 checkpoints from training and exported ones fit.
 """
 
+from mmengine.config import Config
+
 from kd_mm.utils import cli
 from kd_mm.utils.export import plain_student
 from kd_mm.utils.files import check_checkpoint
@@ -35,7 +37,10 @@ def main():
     with Session(trust=args.trust) as session:
         cli.check_output(args.out)
         check_checkpoint(args.checkpoint, key='checkpoint', trust=args.trust)
-        cfg = plain_student(cli.read_config(args))
+        given = cli.read_config(args)
+        cfg = plain_student(given)
+        if cfg is not given:  # or MMEngine would write it over the run's own config
+            cfg = Config(cfg.to_dict())
         for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
             cli.need(cfg, key, 'test')
         cfg.load_from = args.checkpoint

@@ -212,15 +212,27 @@ def draw_into(cfg, folder):
         raise ConfigError('--show-dir needs default_hooks.visualization in the config')
     if is_type(hook, 'DetVisualizationHook'):
         hook.update(draw=True, test_out_dir=folder)
-    else:  # MMPretrain's
-        hook.update(enable=True, out_dir=folder)
+    else:  # MMPretrain's, which draws one image of 5000
+        hook.update(enable=True, out_dir=folder, interval=1)
 
 
 def dump_predictions(runner, path):
-    """Have the predictions of ``runner.test()`` written to ``path`` (a pickle)."""
+    """Have the predictions of ``runner.test()`` written to ``path`` (a pickle).
+
+    Raises:
+        ConfigError: When each of several data sets has a metric of its own:
+            MMDetection then asks no other.
+    """
     from mmengine.evaluator import DumpResults
 
     from .wrappers import unwrapped
+
+    if len(getattr(runner.test_evaluator, 'dataset_prefixes', None) or []) > 1:
+        raise ConfigError(
+            '--out: test_evaluator has a metric for each of several data sets '
+            '(dataset_prefixes), and MMDetection hands predictions to no other; test '
+            'them one by one'
+        )
 
     kind: Any = DumpResults
     lineage = type(unwrapped(runner.model)).__mro__

@@ -20,6 +20,7 @@ from torch.torch_version import TorchVersion
 from typing_extensions import TypeIs  # comes with PyTorch
 
 from ..errors import ConfigError, nearest
+from .states import as_mmengine_reads
 
 TRUST = '--trust'  # the tools' option
 _torch_load = torch.load  # both as they are before we stand in for them
@@ -144,7 +145,7 @@ def through_mmengine(*, trust: bool, keys: Mapping[str, str]) -> Iterator[None]:
         meta = content.get('meta')
         if isinstance(meta, dict) and not trust:
             meta.pop('config', None)  # old files: `Runner.resume` would run its text
-        return content
+        return as_mmengine_reads(content)
 
     CheckpointLoader.load_checkpoint = staticmethod(load_checkpoint)
     try:

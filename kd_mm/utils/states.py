@@ -10,6 +10,7 @@ from ..errors import ConfigError
 
 DISTILLER = 'distiller.'  # what our part of a student's state dict begins with
 KEYS = ('state_dict', 'model', 'net')  # MMEngine, timm and DeiT, CRD and others
+COMPILED = '_orig_mod.'
 WRAPPERS = re.compile(r'^(?:module\.|_orig_mod\.)+')  # DDP and torch.compile
 
 
@@ -34,6 +35,27 @@ def state_of(content: Mapping, *, where: str) -> dict[str, Any]:
             f'{where} holds no weights; it holds {some(map(str, content))}'
         )
     return {WRAPPERS.sub('', str(name)): value for name, value in state.items()}
+
+
+def as_mmengine_reads(content: dict) -> dict:
+    """A checkpoint with its weights where MMEngine looks for them, by their names.
+
+    MMEngine knows ``state_dict`` and DDP's prefix; of other files it takes nothing, and
+    says so in a page of warnings.
+
+    Args:
+        content (dict): What a checkpoint file holds.
+    """
+    inner = (content[key] for key in KEYS if isinstance(content.get(key), Mapping))
+    state = next(inner, content)
+    compiled = any(COMPILED in str(name) for name in state)
+    known = state is content or state is content.get('state_dict')
+    if known and not compiled:
+        return content
+    if not any(isinstance(value, Tensor) for value in state.values()):
+        return content
+    named = {WRAPPERS.sub('', str(name)): value for name, value in state.items()}
+    return named if state is content else dict(content, state_dict=named)
 
 
 def compare(

@@ -147,6 +147,64 @@ def test_a_folder_may_have_an_equals_sign_in_its_name(tmp_path):
     assert read_run(f'slow={folder}').name == 'slow'
 
 
+def test_runs_without_seeds_are_compared_by_their_means(tmp_path):
+    def read(name, kind, values):
+        for i, value in enumerate(values):
+            folder = write_run(
+                tmp_path / f'{name}{i}', seed=None, last=value, distilled=kind
+            )
+            yield read_run(f'{name}={folder}')
+
+    runs = [*read('alone', False, (0.9, 0.85, 0.8)), *read('KD', True, (0.851, 0.852))]
+    (found,) = paired(runs, METRIC)
+    assert found.mean == pytest.approx(0.0015) and '2 and 3 runs' in str(found)
+    assert found.error == pytest.approx(math.sqrt(0.0025 / 3 + 0.001**2 / 4), rel=1e-3)
+    assert 'no gain that these seeds can show' in verdict(found, runs, METRIC, 1.0)
+
+
+def test_a_rounded_tie_of_two_seeds_is_no_gain(tmp_path):
+    runs = []
+    for seed, value in enumerate((0.301, 0.305)):
+        alone = write_run(tmp_path / f'a{seed}', seed=seed, last=value)
+        own = write_run(
+            tmp_path / f'd{seed}', seed=seed, last=value + 0.001, distilled=True
+        )
+        runs += [read_run(f'alone={alone}'), read_run(f'KD={own}')]
+    (found,) = paired(runs, METRIC)
+    assert found.error > 1e-4
+    assert 'no gain that these seeds can show' in verdict(found, runs, METRIC, 1.0)
+
+
+def test_a_new_run_in_the_folder_of_an_old_one_begins_anew(tmp_path):
+    folder = write_run(tmp_path / 'a', last=90)
+    later = folder / '20260102_000000' / 'vis_data'
+    later.mkdir(parents=True)
+    (later / 'config.py').write_text('randomness = dict(seed=0)\nresume = False')
+    rows = [dict(step=10, loss=0.5), {METRIC: 70.0, 'step': 1}]
+    (later / 'scalars.json').write_text('\n'.join(map(json.dumps, rows)))
+    tested = folder / '20260103_000000' / 'vis_data'  # what test leaves: a config
+    tested.mkdir(parents=True)
+    (tested / 'config.py').write_text("model = dict(type='kd_mm.Distill')")
+    run = read_run(str(folder))
+    assert run.last(METRIC) == 70 and len(run.steps) == 1 and not run.distilled
+
+
+def test_a_notice_and_a_warm_up_are_no_reasons(tmp_path):
+    folder = write_run(tmp_path / 'd0', distilled=True)
+    (folder / '20260101_000000' / 'x.log').write_text(
+        'a - mmengine - WARNING - kd_mm: the teacher has the weights of its config\n'
+        "a - mmengine - WARNING - links.map: the student's own loss is 1.4 times\n"
+    )
+    own = read_run(str(folder))
+    assert own.said == ["links.map: the student's own loss is 1.4 times"]
+    own.said = []
+    alone = read_run(str(write_run(tmp_path / 'a0')))
+    for row, loss in zip(own.steps, (1, 5, 4, 3, 2, 2, 1.5, 1.5), strict=True):
+        row['loss_kd_map'] = loss
+    text = verdict(difference(0.1, -0.1), [alone, own], METRIC, 95.0)
+    assert 'did not fall' not in text
+
+
 def test_what_is_no_run_is_said(tmp_path):
     with pytest.raises(ConfigError, match='no such folder'):
         read_run(str(tmp_path / 'nowhere'))

@@ -23,11 +23,15 @@ def test_train_then_test_then_export_a_distilled_student(toy, run):
     assert run('train', toy / 'distilled.py', '--work-dir', work) == (0, [])
     checkpoint = work / 'epoch_1.pth'
     out, student = toy / 'predictions.pkl', toy / 'student.pth'
-    options = ('--work-dir', toy / 'test', '--out', out)
+    written = (work / 'distilled.py').read_text()
+    # in its own folder, which keeps the config that the run goes on with
+    options = ('--work-dir', work, '--out', out)
     assert run('test', toy / 'distilled.py', checkpoint, *options) == (0, [])
+    assert (work / 'distilled.py').read_text() == written
     assert len(pickle.loads(out.read_bytes())) == 8
     assert run('export_student', checkpoint, student) == (0, [])
     before = pickle.loads(out.read_bytes())
+    options = ('--work-dir', toy / 'test', '--out', out)
     assert run('test', toy / 'plain.py', student, *options) == (0, [])
     for one, two in zip(before, pickle.loads(out.read_bytes())):
         scores = one['pred_instances']['scores'], two['pred_instances']['scores']

@@ -30,13 +30,16 @@ def trained(toy, start):
 def test_draws_areas_and_policy_of_a_checkpoint(trained, start):
     assert len(list((trained / 'run').rglob('areas_fpn_0*.png'))) == 4
     out, images = trained / 'out', [trained / '0.png', trained / '1.png']
+    (trained / 'more').mkdir()
+    images.append(shutil.copy(trained / '1.png', trained / 'more' / '0.png'))
     arguments = [trained / 'sokd.py', trained / 'run' / 'epoch_1.pth', *images]
     process = start('draw_areas.py', *arguments, '--out', out)
     said, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
-    assert '2 pictures of areas and 1 of policies' in said
+    assert '3 pictures of areas and 1 of policies' in said
     names = sorted(path.name for path in out.rglob('*.png'))
-    assert names == ['areas_fpn_0_1.png', 'areas_fpn_1_1.png', 'policy_fpn_1.png']
+    areas = ['areas_fpn_0_1.png', 'areas_fpn_0_2_1.png', 'areas_fpn_1_1.png']
+    assert names == [*areas, 'policy_fpn_1.png']
 
     shutil.copy(trained / 'run' / 'epoch_1.pth', trained / 'copy.pth')
     for arguments, message in (

@@ -1,6 +1,7 @@
 """tools/rank_teachers.py: a table, files, and one line for a mistake."""
 
 import json
+import shutil
 
 import pytest
 
@@ -13,7 +14,9 @@ def test_ranks_teachers_and_refuses_what_is_none(toy, start):
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
     checkpoint = work / 'epoch_1.pth'
-    teacher = f'{toy / "plain.py"}={checkpoint}'
+    (toy / 'lr=0.01').mkdir()
+    config = shutil.copy(toy / 'plain.py', toy / 'lr=0.01' / 'plain.py')
+    teacher = f'{config}={checkpoint}'
 
     out = toy / 'out'
     arguments = [toy / 'distilled.py', teacher, teacher, '--student', checkpoint]

@@ -336,6 +336,25 @@ def test_all_that_mmengine_loads_goes_through_us(tmp_path):
     assert CheckpointLoader.load_checkpoint == before == files._fetch
 
 
+@pytest.mark.parametrize(
+    'pack',
+    [
+        lambda state: dict(model=state, epoch=3),
+        lambda state: dict(net=state),
+        lambda state: dict(state_dict={f'_orig_mod.{k}': v for k, v in state.items()}),
+        lambda state: {f'module._orig_mod.{k}': v for k, v in state.items()},
+        lambda state: dict(state_dict=state),
+        lambda state: state,
+    ],
+)
+def test_weights_are_found_where_mmengine_does_not_look(tmp_path, pack):
+    path, model, other = str(tmp_path / 'a.pth'), network(), network()
+    torch.save(pack(other.state_dict()), path)
+    with through_mmengine(trust=False, keys={}):
+        load_checkpoint(model, path)
+    torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=0, atol=0)
+
+
 def test_real_files_load(data_folder):
     paths = sorted(map(str, (data_folder / 'weights').iterdir()))
     for path in paths:

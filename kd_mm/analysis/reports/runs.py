@@ -14,6 +14,7 @@ from ...utils.kinds import is_type
 from ...utils.metrics import better_when_higher
 
 MARK = 'kd_mm: '
+TEACHER = f'{MARK}the teacher on the validation set: '
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Run:
         steps (list[dict]): What was logged of training, by iteration.
         values (list[dict]): What was logged of validation.
         teacher (dict[str, float]): The teacher's metrics, where the log has them.
-        said (list[str]): Warnings of this package in its log.
+        said (list[str]): Warnings of links that do not work, in its log.
     """
 
     name: str
@@ -121,15 +122,20 @@ def read_run(text: str) -> Run:
         folder = Path(path)
     if not folder.is_dir():
         raise ConfigError(f'{folder}: there is no such folder')
-    logs = sorted(folder.glob('*/vis_data/scalars.json'))
-    rows = [json.loads(ln) for log in logs for ln in log.read_text().splitlines()]
-    if not rows:
-        raise ConfigError(f'{folder} holds no log of a training (scalars.json)')
     trained: list[dict] = []
     measured: list[dict] = []
-    for row in rows:
-        (trained if any('loss' in key for key in row) else measured).append(row)
-    cfg = _config(folder)
+    cfg = Config()
+    for log in sorted(folder.glob('*/vis_data/scalars.json')):
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        if not rows:
+            continue
+        cfg = _config(log.with_name('config.py'), folder)
+        if cfg.get('resume') is False:  # a new run in the folder of an old one
+            trained, measured = [], []
+        for row in rows:
+            (trained if any('loss' in key for key in row) else measured).append(row)
+    if not trained and not measured:
+        raise ConfigError(f'{folder} holds no log of a training (scalars.json)')
     model = cfg.get('model') or {}
     return Run(
         name=name or folder.name,
@@ -148,8 +154,9 @@ def _latest(rows: list[dict]) -> list[dict]:
     return [found[step] for step in sorted(found)]
 
 
-def _config(folder: Path) -> Config:
-    files = sorted(folder.glob('*/vis_data/config.py')) or sorted(folder.glob('*.py'))
+def _config(beside: Path, folder: Path) -> Config:
+    """That of a log; a test leaves others in the same folder."""
+    files = [beside] if beside.is_file() else sorted(folder.glob('*.py'))
     try:
         return Config.fromfile(files[-1]) if files else Config()
     except Exception as error:  # a config is code: anything can come out of it
@@ -162,13 +169,11 @@ def _said(folder: Path) -> dict:
     said: dict[str, None] = {}
     for path in sorted(folder.glob('*/*.log')):
         for line in path.read_text(errors='replace').splitlines():
-            _, mark, text = line.partition(MARK)
-            if not mark:
-                continue
-            if 'the teacher on the validation set: ' in text:
-                teacher = _numbers(text.partition('set: ')[2])
-            elif 'WARNING' in line:
-                said[text] = None
+            if known := line.partition(TEACHER)[2]:
+                teacher = _numbers(known)
+            text = line.partition('WARNING - ')[2].removeprefix(MARK)
+            if text.startswith('links.') or 'distillation harms' in text:
+                said[text] = None  # what else is warned of explains no result
     return dict(teacher=teacher, said=list(said))
 
 

@@ -5,50 +5,100 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scipy.stats import t
+
 from .runs import Run
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Distilled less alone, seed by seed.
+    """Distilled less alone, seed by seed, or of the means where there are no seeds.
 
     Attributes:
         name (str): Of the distilled runs.
-        gains (list[float]): One for every seed that both have.
+        gains (list[float]): One for every seed that both have; or the distilled runs'
+            values.
+        alone (list[float], optional): The values of those alone, where runs have no
+            seed or several have one. Defaults to None: they are paired.
+        unit (float): What the values are rounded to. Defaults to 0.
     """
 
     name: str
     gains: list[float]
+    alone: list[float] | None = None
+    unit: float = 0.0
 
     @property
     def mean(self) -> float:
         """Of the gains."""
-        return statistics.mean(self.gains) if self.gains else math.nan
+        if not self.gains or self.alone == []:
+            return math.nan
+        return statistics.mean(self.gains) - statistics.mean(self.alone or [0.0])
 
     @property
     def error(self) -> float:
         """Standard error of the mean; nan for fewer than two seeds."""
-        if len(self.gains) < 2:
+        sides = [self.gains] if self.alone is None else [self.gains, self.alone]
+        if min(map(len, sides)) < 2:
             return math.nan
-        return statistics.stdev(self.gains) / math.sqrt(len(self.gains))
+        return math.sqrt(
+            # two roundings are between two values, whatever these say
+            sum(max(statistics.variance(s), self.unit**2 / 6) / len(s) for s in sides)
+        )
+
+    @property
+    def bound(self) -> float:
+        """What chance alone exceeds once in twenty: Student's t times the error."""
+        sides = [self.gains] if self.alone is None else [self.gains, self.alone]
+        free = min(map(len, sides)) - 1  # Welch's are no fewer
+        return float(t.ppf(0.975, free)) * self.error if free > 0 else math.nan
+
+    @property
+    def count(self) -> str:
+        """How many runs it is made of."""
+        if self.alone is None:
+            return f'{len(self.gains)} seeds'
+        return f'{len(self.gains)} and {len(self.alone)} runs, unpaired'
 
     def __str__(self) -> str:
-        if not self.gains:
+        if math.isnan(self.mean):
             return 'no seed in common'
-        if len(self.gains) == 1:
-            return f'{self.mean:+.4g} (one seed)'
-        return f'{self.mean:+.4g} ± {self.error:.2g} ({len(self.gains)} seeds)'
+        if math.isnan(self.error):
+            one = 'one seed' if self.alone is None else self.count
+            return f'{self.mean:+.4g} ({one})'
+        return f'{self.mean:+.4g} ± {self.error:.2g} ({self.count})'
 
 
 def paired(runs: Sequence[Run], metric: str) -> list[Difference]:
     """Every kind of distilled run against those alone."""
-    alone = {run.seed: run.last(metric) for run in runs if not run.distilled}
+    done = [run for run in runs if not math.isnan(run.last(metric))]
+    unit = min((_rounding(run.last(metric)) for run in done), default=0.0)
+    base = [run for run in done if not run.distilled]
+    alone = {run.seed: run.last(metric) for run in base}
     found = []
     for name in dict.fromkeys(run.name for run in runs if run.distilled):
-        own = [run for run in runs if run.distilled and run.name == name]
-        gains = [r.last(metric) - alone[r.seed] for r in own if r.seed in alone]
-        found.append(Difference(name, [g for g in gains if not math.isnan(g)]))
+        own = [run for run in done if run.distilled and run.name == name]
+        if _told_apart(base) and _told_apart(own):
+            gains = [r.last(metric) - alone[r.seed] for r in own if r.seed in alone]
+            found.append(Difference(name, gains, unit=unit))
+        else:
+            values, others = (
+                [run.last(metric) for run in side] for side in (own, base)
+            )
+            found.append(Difference(name, values, others, unit))
     return found
+
+
+def _told_apart(runs: Sequence[Run]) -> bool:
+    """Whether each has a seed of its own."""
+    seeds = [run.seed for run in runs]
+    return None not in seeds and len({*seeds}) == len(seeds)
+
+
+def _rounding(value: float) -> float:
+    """What a logged value was rounded to: COCO's mAP to 0.001."""
+    decimals = repr(value).partition('.')[2]
+    return 10.0 ** -len(decimals) if decimals.isdigit() else 0.0
 
 
 def verdict(
@@ -65,24 +115,25 @@ def verdict(
     name, mean, error = difference.name, difference.mean, difference.error
     if budgets := _budgets(name, runs):
         return f'{name}: {budgets}, so the difference ({difference}) says nothing yet.'
-    if not difference.gains:
+    if math.isnan(mean):
         return (
             f'{name}: nothing to compare with. Train the student alone with the same '
-            'seeds, data and epochs.'
+            'seeds (randomness.seed), data and epochs.'
         )
-    if len(difference.gains) == 1:
+    if math.isnan(error):
         word = 'better' if mean > 0 else 'not better'
+        one = 'one seed' if difference.alone is None else difference.count
         text = (
-            f'{name}: {word} than the student alone by {mean:+.4g} {metric} on one '
-            'seed. Another seed may say otherwise: run three or more before believing '
+            f'{name}: {word} than the student alone by {mean:+.4g} {metric} on {one}. '
+            'Another seed may say otherwise: run three or more before believing '
             'it.'
         )
         return text if mean > 0 else f'{text} {likeliest(name, runs, metric, teacher)}'
-    spread = f'{mean:+.4g} ± {error:.2g} {metric} over {len(difference.gains)} seeds'
-    if mean > 2 * error:
+    spread = f'{mean:+.4g} ± {error:.2g} {metric} over {difference.count}'
+    if mean > difference.bound:
         return f'{name}: a gain, {spread}.'
     reason = likeliest(name, runs, metric, teacher)
-    if mean < -2 * error:
+    if mean < -difference.bound:
         return f'{name}: worse than the student alone, {spread}. {reason}'
     return f'{name}: no gain that these seeds can show, {spread}. {reason}'
 
@@ -134,8 +185,9 @@ def likeliest(name: str, runs: Sequence[Run], metric: str, teacher: float) -> st
     for key in dict.fromkeys(k for r in own for k in r.keys('loss_kd_')):
         values = own[0].curve(key)[1]
         tenth = max(1, len(values) // 10)
-        first, last = values[:tenth], values[-tenth:]
-        if values and sum(last) >= 0.98 * sum(first):
+        # of the first half the highest: a schedule lets it rise first
+        sums = [sum(values[i : i + tenth]) for i in range(0, len(values) // 2, tenth)]
+        if sums and sum(values[-tenth:]) >= 0.98 * max(sums):
             return f'Likeliest reason: {key} did not fall; ask python -m kd_mm doctor.'
     if any(_rising(run.curve(metric)[1]) for run in [*own, *alone]):
         return (
