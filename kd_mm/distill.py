@@ -3,8 +3,8 @@
 import copy
 import difflib
 import functools
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +92,8 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
         inputs, samples = data['inputs'], data['data_samples']
         teacher = self._taught(inputs, samples, factors)
         specs = distiller.specs('student', factors)
-        with distiller.taps['student'].record(self, specs=specs, stop=True) as student:
+        record = distiller.taps['student'].record
+        with _as_in_prediction(self), record(self, specs=specs, stop=True) as student:
             self(inputs, samples, mode='predict')
         with distiller.not_measuring():
             size = tuple(inputs.shape[2:])
@@ -129,6 +130,20 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
         """The class is made on the fly, so a pickle names the student's."""
         _, _, *state = super().__reduce_ex__(protocol)
         return (_revive, (type(self).__bases__[1],), *state)
+
+
+@contextmanager
+def _as_in_prediction(model: nn.Module) -> Iterator[None]:
+    """A detector that does not know it is trained; its layers do, dropout acts.
+
+    DETRs in training read the ground truth (denoising queries), and give their heads
+    what only a loss takes.
+    """
+    before, model.training = model.training, False
+    try:
+        yield
+    finally:
+        model.training = before
 
 
 def _merge(losses: dict, added: dict) -> dict:

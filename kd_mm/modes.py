@@ -64,9 +64,6 @@ def tell_own_modes(
 def _in_training(modules: Iterable[nn.Module]) -> Iterator[None]:
     """These modules in training while they run, what is in them as it is."""
 
-    def into(mode: bool):
-        return lambda module, *_: setattr(module, 'training', mode)
-
     handles = []
     for module in {id(m): m for m in modules}.values():
         handles += [

@@ -85,6 +85,7 @@ class InputBridge(nn.Module):
             pad_s * scale + shift, torch.tensor(self.pad), atol=1e-4
         )
         self.divisor = int(getattr(teacher, 'pad_size_divisor', 1) or 1)
+        self.own_divisor = int(getattr(student, 'pad_size_divisor', 1) or 1)
 
     def forward(self, inputs: Tensor, samples: Sequence[Any] | None) -> Tensor:
         """``(N, C, H, W)`` of the student -> ``(N, C, H', W')`` of the teacher."""
@@ -149,6 +150,11 @@ class InputBridge(nn.Module):
         ]
         if all(size == (height, width) for size in sizes):
             return inputs
+        if not any('batch_input_shape' in s.metainfo for s in samples):
+            # torchvision's transforms leave ``img_shape`` as it was in the file
+            largest = (max(s[0] for s in sizes), max(s[1] for s in sizes))
+            if tuple(x + -x % self.own_divisor for x in largest) != (height, width):
+                return inputs
         sizes = torch.tensor(sizes).to(inputs.device, non_blocking=True)[
             :, :, None, None
         ]

@@ -180,9 +180,10 @@ def plain_pipeline(cfg: dict, annotations: bool) -> list[dict]:
             'the pipeline of val_dataloader or test_dataloader, or a test_pipeline'
         )
 
-    plain = [dict(s) for s in pipeline if not is_type(s, 'LoadAnnotations')]
+    loaders = ('LoadAnnotations', 'LoadPanopticAnnotations')
+    plain = [dict(s) for s in pipeline if not is_type(s, *loaders)]
     training = _find_pipeline((cfg.get('train_dataloader') or {}).get('dataset')) or []
-    loads = next((dict(s) for s in training if is_type(s, 'LoadAnnotations')), None)
+    loads = next((dict(s) for s in training if is_type(s, *loaders)), None)
     if annotations and loads is not None:
         for key in ('with_mask', 'with_seg'):
             if key in loads:

@@ -198,6 +198,20 @@ def test_sees_what_its_own_preprocessor_would_have_made(ours, theirs):
         assert got is seen['inputs']
 
 
+def test_sizes_that_pipelines_leave_behind_paint_over_nothing():
+    """torchvision's transforms keep `img_shape` as it was in the file."""
+    student = build(distill_cfg(toys.classifier(), toys.classifier(base=16), 'kd'))
+    pre = copy.deepcopy(student.data_preprocessor)
+    pre.mean, pre.std = pre.mean + 20, pre.std * 2
+    bridge = InputBridge(student=student.data_preprocessor, teacher=pre)
+    batch = student.data_preprocessor(classification_batch(size=64), True)
+    plainly = bridge(batch['inputs'], None)
+    for sample in batch['data_samples']:
+        sample.set_metainfo(dict(img_shape=(32, 32)))
+    assert bridge.pad_differs
+    assert torch.equal(bridge(batch['inputs'], batch['data_samples']), plainly)
+
+
 def test_a_classifier_sees_the_same_mixed_images():
     augment = dict(augments=dict(type='Mixup', alpha=1.0))
     student = toys.classifier()

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import query_toys
 import torch
 import toys
 from helpers import PackedImages, build, detection_batch, distill_cfg, fitnet, losses_of
@@ -72,6 +73,22 @@ def test_links_run_on_them_as_on_the_others():
     got.backward()
     assert model.neck.lateral_convs[0].conv.weight.grad.abs().max() > 0
     assert model.bbox_head.retina_cls.weight.grad is None
+
+
+@pytest.mark.parametrize('student', [query_toys.deformable_detr(), query_toys.dino()])
+def test_a_detr_reads_no_boxes_of_images_without_them(student):
+    """In training they fill their heads for a loss, and DINO denoises true boxes."""
+    link = dict(student='bbox_head', teacher='bbox_head')
+    link['stages'] = [dict(type='kd_mm.MatchQueries', threshold=0.0)]
+    link['criterion'] = dict(
+        type='kd_mm.HeadLoss',
+        classes=dict(type='kd_mm.QFLLoss'),
+        boxes=dict(type='kd_mm.BoxLoss', form='cxcywh'),
+    )
+    model = build(distill_cfg(student, student, dict(queries=link)))
+    model.distiller.unlabelled = images()
+    losses = losses_of(model, detection_batch())
+    assert float(losses['loss_kd_queries_unlabelled']) > 0 and model.training
 
 
 @pytest.mark.parametrize('images', ['labelled', 'unlabelled'])

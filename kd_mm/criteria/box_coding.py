@@ -48,7 +48,8 @@ def decode(
         half = sides[..., 2:] / 2
         return torch.cat([sides[..., :2] - half, sides[..., :2] + half], -1)
     if form == 'deltas':
-        moved = sides * sides.new_tensor(stds)
+        parts = zip(sides.unbind(-1), stds, strict=True)  # numbers wait for no device
+        moved = torch.stack([part * std for part, std in parts], -1)
         half = moved[..., 2:].clamp(-_LONGEST, _LONGEST).exp() / 2
         return torch.cat([moved[..., :2] - half, moved[..., :2] + half], -1)
     sides = sides.exp() if form == 'log_distances' else sides.clamp(min=0)

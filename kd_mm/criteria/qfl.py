@@ -19,7 +19,10 @@ def qfl_terms(student: Tensor, teacher: Tensor, *, beta: float = 1.0) -> Tensor:
     """
     target = teacher.sigmoid()
     entropy = F.binary_cross_entropy_with_logits(student, target, reduction='none')
-    return (student.sigmoid() - target).abs().pow(beta) * entropy
+    apart = (student.sigmoid() - target).abs()
+    if 0 < beta < 1:  # its slope at 0 is infinite
+        apart = apart.clamp(min=1e-6)
+    return apart.pow(beta) * entropy
 
 
 @MODELS.register_module()

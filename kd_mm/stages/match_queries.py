@@ -20,11 +20,14 @@ def log_odds(logits: Tensor) -> Tensor:
 
     The last class, background, is left out; ``sigmoid`` of the result is the softmax.
     """
-    count = logits.shape[-1]
-    rest = logits[..., None, :].expand(*logits.shape, count)
-    same = torch.eye(count, dtype=torch.bool, device=logits.device)
-    others = rest.masked_fill(same, -torch.inf).logsumexp(-1)
-    return (logits - others)[..., :-1]
+    whole = logits.logsumexp(-1, keepdim=True)
+    first = torch.zeros_like(logits, dtype=torch.bool)
+    first = first.scatter(-1, logits.argmax(-1, keepdim=True), True)
+    # no other class has more than half of it all, so nothing cancels
+    below = logits.masked_fill(first, -torch.inf)
+    others = whole + torch.log1p(-(below - whole).exp())
+    beside = below.logsumexp(-1, keepdim=True)
+    return (logits - torch.where(first, beside, others))[..., :-1]
 
 
 def query_costs(

@@ -104,6 +104,6 @@ class MGD(Stage):
         shape = (n, 1, *size) if self.mask == 'spatial' else (n, width, 1, 1)
         generator = torch.Generator(feature.device)
         number = (self.seed * 1009 + get_rank()) * 1009 + level
-        generator.manual_seed(number * 1_000_003 + self._steps)
+        generator.manual_seed((number * 1_000_003 + self._steps) % 2**63)
         drawn = torch.rand(shape, generator=generator, device=feature.device)
         return (drawn >= self.ratio).to(feature.dtype)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.autograd import gradcheck
+from torchvision.ops import generalized_box_iou_loss
 
 from kd_mm.criteria import (
     BoxLoss,
@@ -17,6 +18,7 @@ from kd_mm.criteria import (
     qfl_terms,
 )
 from kd_mm.criteria.box_coding import decode
+from kd_mm.criteria.boxes import giou_loss
 from kd_mm.errors import ConfigError
 from kd_mm.pair import FeaturePair
 
@@ -39,6 +41,28 @@ def sigmoid(x):
 def softmax(row, tau=1.0):
     exps = [math.exp(float(v) / tau) for v in row]
     return [e / sum(exps) for e in exps]
+
+
+def test_the_focal_factor_has_a_slope_where_both_say_the_same():
+    student = torch.tensor([20.0, 1.0, -1.0], requires_grad=True)
+    qfl_terms(student, torch.tensor([21.0, 1.0, 0.0]), beta=0.5).sum().backward()
+    assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('apart', [0.0, 0.3, 5.0])
+def test_giou_equals_torchvisions(apart):
+    corners = torch.rand(2, 3, 5, 6, 7, 4, dtype=torch.float64) + 0.1
+    one, two = corners.cumsum(-1)[..., [0, 1, 2, 3]]
+    two = two + apart
+    for side in (one, two):
+        side[..., 2:] = side[..., :2] + corners[0, ..., 2:]
+    got, expected = [], []
+    for boxes, loss in ((got, giou_loss), (expected, generalized_box_iou_loss)):
+        student = one.clone().requires_grad_()
+        value = loss(student, two)
+        value.sum().backward()
+        boxes += [value, student.grad]
+    torch.testing.assert_close(got, expected)
 
 
 def test_qfl_equals_a_loop():

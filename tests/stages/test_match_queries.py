@@ -120,6 +120,11 @@ def test_softmax_scores_become_sigmoids():
     logits = 20 * torch.randn(5, K + 1, dtype=torch.float64)
     expected = logits.softmax(-1)[:, :-1]
     torch.testing.assert_close(log_odds(logits).sigmoid(), expected)
+    student = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(log_odds, (student,))
+    sure = torch.tensor([[60.0, -60.0, 0.0], [0.0, 0.0, 60.0]])  # p is 0 or 1 in fp32
+    exact = torch.tensor([[60.0, -120.0], [-60.0, -60.0]])
+    torch.testing.assert_close(log_odds(sure), exact)
 
 
 def test_other_numbers_of_layers_meet_in_the_teachers_last():

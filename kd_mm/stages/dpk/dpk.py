@@ -219,7 +219,8 @@ class DPK(Stage):
         return self._ratios
 
     def _seed(self, level: int = 0, rank: int = 0) -> int:
-        return ((self.seed * 1009 + rank) * 1009 + level) * 1_000_003 + self._steps
+        number = (self.seed * 1009 + rank) * 1009 + level
+        return (number * 1_000_003 + self._steps) % 2**63
 
     def _order(self, teacher: Tensor, net: PriorNet, level: int) -> Tensor:
         """Token positions of every image, the teacher's first, ``(N, T)``."""

@@ -109,6 +109,12 @@ class ChannelAlign(Stage):
     ) -> None:
         super().__init__()
         self.transform, self.similarity = transform, similarity
+        if scale and transform == 'grouped':
+            raise ConfigError(
+                "ChannelAlign(scale=True, transform='grouped'): of a group another "
+                'channel is taken at every position, so no scale and offset fit; take '
+                "transform='bipartite', or scale=False"
+            )
         if scale and similarity != 'spatial':
             raise ConfigError(
                 "ChannelAlign(scale=True) needs similarity='spatial': averages over "

@@ -52,6 +52,11 @@ def test_tokens_and_vectors_are_aligned_like_maps(transform, form):
     torch.testing.assert_close(stage(pair).teacher[0], expected)
 
 
+def test_grouped_has_no_scale():
+    with pytest.raises(ConfigError, match='no scale and offset fit'):
+        ChannelAlign(transform='grouped', scale=True)
+
+
 def test_grouped_passes_the_entry_of_largest_magnitude_with_its_sign():
     pair = pair_of(2, 3)
     stage = stage_on(pair, transform='grouped')
