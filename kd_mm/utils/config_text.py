@@ -15,6 +15,15 @@ from ..errors import ConfigError
 _NAMES = dict(inf=float('inf'), nan=float('nan'))  # as Python writes them
 
 
+def refuse_remote_code(cfg: Any, *, where: str) -> None:
+    """Raise where a config asks Hugging Face's library to run a repository's code."""
+    for key, value in cfg.items() if isinstance(cfg, dict) else enumerate(cfg):
+        if key == 'trust_remote_code' and value:
+            raise ConfigError(f'{where} has {key}={value}; give --config, or --trust')
+        if isinstance(value, dict | list | tuple):
+            refuse_remote_code(value, where=where)
+
+
 def read_config_text(text: str, *, where: str) -> Config:
     """The config in a text that ``Config.pretty_text`` made, without running it.
 
@@ -77,7 +86,8 @@ def _value(node: ast.expr) -> Any:
 def registered_types_only() -> Iterator[None]:
     """Let configs build what a toolbox has registered, and layers, but nothing else.
 
-    MMEngine takes ``type='subprocess.run'`` for that function and calls it.
+    MMEngine takes ``type='subprocess.run'`` for that function and calls it, and
+    MMPretrain registers functions that fetch code from Hugging Face.
     """
     original = registry.get_object_from_string
 
@@ -92,11 +102,23 @@ def registered_types_only() -> Iterator[None]:
         )
         return found if known else None
 
+    find = Registry.get
+
+    def get_registered(self: Registry, key: str) -> type | None:
+        found = find(self, key)  # what fetches a model from a hub is a function
+        if found is not None and not isinstance(found, type):
+            raise ConfigError(
+                f'type={key!r} is a function, which a config inside a checkpoint may '
+                'not call; give --config, or --trust'
+            )
+        return found
+
     registry.get_object_from_string = get
+    Registry.get = get_registered
     try:
         yield
     finally:
-        registry.get_object_from_string = original
+        registry.get_object_from_string, Registry.get = original, find
 
 
 def _holds(root: Registry, kind: type) -> bool:

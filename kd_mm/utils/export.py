@@ -10,7 +10,11 @@ from mmengine.registry import MODELS
 
 from ..errors import ConfigError
 from ..version import __version__
-from .config_text import read_config_text, registered_types_only
+from .config_text import (
+    read_config_text,
+    refuse_remote_code,
+    registered_types_only,
+)
 from .files import check_is_file, read_checkpoint
 from .kinds import default_scope, is_type, mentions, type_name
 from .overrides import RUNNER_KEYS
@@ -157,6 +161,8 @@ def export_student(
     cfg = plain_student(_read_config(meta, config, path, trust))
     # a config inside a file is the file's, not the user's
     foreign = config is None and not trust
+    if foreign:
+        refuse_remote_code(cfg.model, where=f'the config in {path}')
     with registered_types_only() if foreign else contextlib.nullcontext():
         model = build_plain(cfg)
     check_strict(model, student, path)

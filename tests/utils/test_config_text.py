@@ -8,7 +8,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 
 from kd_mm.errors import ConfigError
-from kd_mm.utils.config_text import read_config_text, registered_types_only
+from kd_mm.utils.config_text import (
+    read_config_text,
+    refuse_remote_code,
+    registered_types_only,
+)
 from kd_mm.utils.export import export_student
 
 
@@ -78,4 +82,11 @@ def test_types_by_their_full_names_build_when_a_toolbox_has_registered_them():
         for kind in ('mmengine.call_command', 'os.getcwd', 'torch.hub.load'):
             with pytest.raises(KeyError, match='not in the'):
                 MODELS.build(ConfigDict(type=kind))
+        MODELS.register_module('Fetches', module=lambda name: name, force=True)
+        with pytest.raises(ConfigError, match='is a function'):
+            MODELS.build(dict(type='Fetches', name='evil/repository'))
+    assert MODELS.get('Fetches')
+    with pytest.raises(ConfigError, match='a.pth has trust_remote_code=True'):
+        asks = dict(head=[dict(type='HuggingFaceHead', trust_remote_code=True)])
+        refuse_remote_code(asks, where='a.pth')
     assert MODELS.get('os.getcwd')  # as it was
