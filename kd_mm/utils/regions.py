@@ -7,6 +7,8 @@ from torch import Tensor
 
 from .strides import stride_of
 
+CHUNK = 128  # boxes of every image at a time
+
 
 def square_anchors(
     sizes: Sequence[tuple[int, int]],
@@ -120,6 +122,18 @@ def box_regions(
     if not boxes.shape[1]:
         nothing = boxes.new_zeros(len(boxes), len(anchors))
         return nothing, nothing
+    # a mosaic may have a thousand boxes, and nine tensors of all with all anchors
+    parts = [
+        _regions_of(some, anchors, counts, top_k, low) for some in boxes.split(CHUNK, 1)
+    ]
+    main, valuable = (torch.stack(part).amax(0) for part in zip(*parts, strict=True))
+    return main, valuable
+
+
+def _regions_of(
+    boxes: Tensor, anchors: Tensor, counts: Sequence[int], top_k: int, low: float
+) -> tuple[Tensor, Tensor]:
+    """:func:`box_regions` of a few boxes; every box has a threshold of its own."""
     iou, diou = overlaps(boxes, anchors)
     distances = _distances(boxes[:, :, None], anchors)
     nearest, first = [], 0

@@ -13,6 +13,7 @@ from torchvision.ops import distance_box_iou
 from kd_mm.errors import ConfigError
 from kd_mm.pair import FeaturePair
 from kd_mm.stages import BoxRegions
+from kd_mm.utils import regions
 from kd_mm.utils.regions import box_regions, square_anchors
 
 IMAGE, SIZES = (128, 160), [(16, 20), (8, 10), (4, 5)]
@@ -85,6 +86,15 @@ def test_the_valuable_region_is_the_papers(anchors):
         expected = torch.maximum(expected, iou * inside)
     torch.testing.assert_close(near[0], expected)
     assert 20 < (near > 0).sum() < 200
+
+
+def test_many_boxes_are_looked_at_a_few_at_a_time(anchors, monkeypatch):
+    counts = [h * w for h, w in SIZES]
+    many = torch.stack([boxes(30), boxes(30)])
+    whole = box_regions(many, anchors, counts)
+    monkeypatch.setattr(regions, 'CHUNK', 7)
+    for got, expected in zip(box_regions(many, anchors, counts), whole, strict=True):
+        assert torch.equal(got, expected)
 
 
 def test_a_link_of_ld_learns_from_both_regions_and_from_nothing_else():
