@@ -182,6 +182,23 @@ def test_a_pipeline_that_a_hook_switches_to_is_split_too(tmp_path, colours, work
     assert log.count("the teacher sees the student's images") == (not colours)
 
 
+@pytest.mark.parametrize('persist', [False, True])
+def test_workers_that_are_there_before_training_see_it(tmp_path, persist):
+    """MMEngine 0.10 starts an endless loader's while it builds the loop."""
+    loads = dict(
+        num_workers=1,
+        persistent_workers=persist,
+        sampler=dict(type='InfiniteSampler', shuffle=True),
+    )
+    loop = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=4, val_interval=9)
+    one = run(tmp_path, COLOUR, *GEOMETRY, loads=loads, train_cfg=loop)
+    found = images_of(one.model)
+    one.train()
+    assert len(found['student']) == len(found['teacher']) == 4
+    pairs = zip(found['student'], found['teacher'], strict=True)
+    assert not any(torch.allclose(mine, theirs) for mine, theirs in pairs)
+
+
 def test_data_sets_with_and_without_colours_go_together():
     mixed = DATASETS.build(
         dict(

@@ -105,6 +105,23 @@ def _distiller(runner: Runner):
     return getattr(_student(runner), 'distiller', None)
 
 
+def _restart_workers(runner: Runner) -> None:
+    """Let workers that are there before training see how the pipeline is by now.
+
+    MMEngine 0.10 starts those of an IterBasedTrainLoop while it is built. What they
+    have fetched ahead comes again, so the student sees the images it always did.
+    """
+    loader = runner.train_dataloader
+    started = getattr(runner.train_loop, 'dataloader_iterator', None)
+    if getattr(started, '_iterator', None) is None or not loader.num_workers:
+        return
+    if hasattr(loader.sampler, '_indices_of_rank'):  # MMEngine's, without an end
+        loader.sampler.indices = loader.sampler._indices_of_rank()
+    loader._iterator = None  # workers that persist would come back
+    with torch.random.fork_rng(devices=[]):
+        started._iterator = iter(loader)
+
+
 @HOOKS.register_module()
 class DistillHook(Hook):
     """Says where training is, evaluates the teacher, and serves the stages.
@@ -190,6 +207,7 @@ class DistillHook(Hook):
         if _distiller(runner).teachers.plain_colours:
             dataset = runner.train_dataloader.dataset
             prepare(dataset, _student(runner), again=runner.iter > 0)
+            _restart_workers(runner)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None
