@@ -112,14 +112,14 @@ def _restart_workers(runner: Runner) -> None:
     have fetched ahead comes again, so the student sees the images it always did.
     """
     loader = runner.train_dataloader
-    started = getattr(runner.train_loop, 'dataloader_iterator', None)
-    if getattr(started, '_iterator', None) is None or not loader.num_workers:
+    endless = getattr(runner.train_loop, 'dataloader_iterator', None)
+    if endless is None or endless._iterator is None or not loader.num_workers:
         return
     if hasattr(loader.sampler, '_indices_of_rank'):  # MMEngine's, without an end
         loader.sampler.indices = loader.sampler._indices_of_rank()
     loader._iterator = None  # workers that persist would come back
     with torch.random.fork_rng(devices=[]):
-        started._iterator = iter(loader)
+        endless._iterator = iter(loader)
 
 
 @HOOKS.register_module()
