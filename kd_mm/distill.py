@@ -3,8 +3,8 @@
 import copy
 import difflib
 import functools
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from .distiller import Distiller
 from .errors import ConfigError, nearest, within
 from .hooks.distill_hook import attach_to_runners
 from .link import Link, check_parts
+from .modes import as_in_prediction
 from .options import Count, Natural, check_options, checked
 from .outputs import outputs_of, with_positions
 from .pair import VECTOR, LayoutError, layout
@@ -93,11 +94,10 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
         teacher = self._taught(inputs, samples, factors)
         specs = distiller.specs('student', factors)
         record = distiller.taps['student'].record
-        with _as_in_prediction(self), record(self, specs=specs, stop=True) as student:
+        with as_in_prediction(self), record(self, specs=specs, stop=True) as student:
             self(inputs, samples, mode='predict')
         with distiller.not_measuring():
-            size = tuple(inputs.shape[2:])
-            added = distiller(student, teacher, samples, size, factors)
+            added = distiller(student, teacher, samples, inputs.shape[2:], factors)
         return {f'{name}_unlabelled': value for name, value in added.items()}
 
     def _watched(self, losses: dict, added: dict) -> dict:
@@ -130,20 +130,6 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
         """The class is made on the fly, so a pickle names the student's."""
         _, _, *state = super().__reduce_ex__(protocol)
         return (_revive, (type(self).__bases__[1],), *state)
-
-
-@contextmanager
-def _as_in_prediction(model: nn.Module) -> Iterator[None]:
-    """A detector that does not know it is trained; its layers do, dropout acts.
-
-    DETRs in training read the ground truth (denoising queries), and give their heads
-    what only a loss takes.
-    """
-    before, model.training = model.training, False
-    try:
-        yield
-    finally:
-        model.training = before
 
 
 def _merge(losses: dict, added: dict) -> dict:

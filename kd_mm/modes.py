@@ -77,3 +77,17 @@ def _in_training(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def as_in_prediction(model: nn.Module) -> Iterator[None]:
+    """A detector that does not know it is trained; its layers do, dropout acts.
+
+    DETRs in training read the ground truth (denoising queries), and give their heads
+    what only a loss takes.
+    """
+    before, model.training = model.training, False
+    try:
+        yield
+    finally:
+        model.training = before

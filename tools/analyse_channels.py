@@ -78,11 +78,11 @@ def report(cfg, args, out):
                 'set --cfg-options model.teacher.NAME.checkpoint=...'
             )
         next(iter(teachers.values()))['checkpoint'] = args.teacher
+    model = build_distilled(cfg, args.config, student=args.student, trust=args.trust)
     # one teacher's has no name; the student's average has none
     named = with_files(cfg.model.teacher)
     files = {name: teacher.get('checkpoint') for name, teacher in named.items()}
     files = files.get('', files) if files else None
-    model = build_distilled(cfg, args.config, student=args.student, trust=args.trust)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     loader = plain_loader(cfg, dataset, images=args.images, annotations=True)
     reports = measure(model, loader, similarity=args.similarity, k=args.top_k)

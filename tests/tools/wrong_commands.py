@@ -217,6 +217,6 @@ CASES.call(
     ('{toy}/distilled.py no.pth {toy}/0.png', 'no.pth'),
     ('{toy}/distilled.py {toy}/other.pth no.png', 'no.png'),
     ('{toy}/distilled.py {toy}/other.pth {toy}/all.json', 'all.json', 'no image'),
-    ('{toy}/distilled.py {toy}/other.pth {toy}/0.png', 'other.pth', 'distiller'),
+    ('{toy}/distilled.py {toy}/other.pth {toy}/0.png', 'other.pth', 'another model'),
     ('{toy}/distilled.py {toy}/other.pth', 'images'),
 )
