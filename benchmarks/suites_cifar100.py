@@ -13,7 +13,7 @@ from combine import CONFIGS, combine, snippet
 from digits_runs import ROOT, metric, train
 from mmengine.config import Config
 from suites import MSE, Suite
-from suites_cls import runtime, shortened
+from suites_cls import in_half_precision, runtime, shortened
 from suites_trained import last_map, short_cosine
 
 TEACHER = CONFIGS / 'cifar100/resnet20.py'
@@ -29,11 +29,7 @@ def network(
     cfg.model.backbone.depth = depth
     for loader in (cfg.train_dataloader, cfg.test_dataloader):
         loader.dataset.dataset.type = 'kd_mm.RepackedCIFAR'
-    if images is not None:
-        held = cfg.train_dataloader.dataset
-        held.dataset = dict(type='mmengine.Some', dataset=held.dataset, images=images)
-    if not torch.cuda.is_available():
-        cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
+    in_half_precision(cfg, images)
     return runtime(short_cosine(cfg, epochs, 0.05), folder, seed=seed, epochs=epochs)
 
 

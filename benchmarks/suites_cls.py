@@ -57,17 +57,22 @@ class Some(Dataset):
         return self.dataset[index * len(self.dataset) // self.images]
 
 
+def in_half_precision(cfg: Config, images: int | None) -> None:
+    """Take some of the images, if a number is given, and bf16 also on a CPU."""
+    if images is not None:
+        held = cfg.train_dataloader.dataset
+        held.dataset = dict(type='mmengine.Some', dataset=held.dataset, images=images)
+    if not torch.cuda.is_available():
+        cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
+
+
 # --- CIFAR-10, a subset of 10,000 training and 5,000 test images ----------------------
 def cifar10_config(
     folder: Path, *, seed: int, epochs: int, images: int | None = None
 ) -> Config:
     """ResNet-20 in bf16, with the shape of the 240-epoch recipe over fewer epochs."""
     cfg = Config.fromfile(CONFIGS / 'cifar10/resnet20.py')
-    if images is not None:
-        held = cfg.train_dataloader.dataset
-        held.dataset = dict(type='mmengine.Some', dataset=held.dataset, images=images)
-    if not torch.cuda.is_available():
-        cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
+    in_half_precision(cfg, images)
     cfg.param_scheduler = dict(
         type='MultiStepLR',
         by_epoch=True,

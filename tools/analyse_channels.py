@@ -20,6 +20,7 @@ from kd_mm.stages.kcd.moments import KINDS
 from kd_mm.teachers import with_files
 from kd_mm.unaugmented import plain_loader
 from kd_mm.utils import cli
+from kd_mm.utils.classes import names_of
 from kd_mm.utils.distilled import build_distilled
 from kd_mm.utils.kinds import default_scope
 from kd_mm.utils.session import Session
@@ -97,8 +98,7 @@ def report(cfg, args, out):
         similarity=args.similarity,
         k=args.top_k,
     )
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    figures = draw(reports, out, k=args.top_k, class_names=classes)
+    figures = draw(reports, out, k=args.top_k, class_names=names_of(dataset))
     print(
         f'{len(loader.dataset)} images, {time.time() - start:.0f} s; channels.json and '
         f'{len(figures)} figures are in {out}'

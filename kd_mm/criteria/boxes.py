@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
 from ..options import Count, NonNegative, Positive, Rule, checked
 from ..registry import MODELS
+from ..utils.regions import meet
 from .anchors import AnchorCriterion
 from .box_coding import decode, per_box
 
@@ -106,12 +106,9 @@ def giou_loss(one: Tensor, two: Tensor, eps: float = 1e-7) -> Tensor:
 
     torchvision's picks boxes that meet by a mask, for which the host waits.
     """
-    larger, smaller = torch.maximum(one, two), torch.minimum(one, two)
-    meet = (smaller[..., 2:] - larger[..., :2]).clamp(min=0).prod(-1)
-    around = (larger[..., 2:] - smaller[..., :2]).prod(-1)
-    areas = [(side[..., 2:] - side[..., :2]).prod(-1) for side in (one, two)]
-    union = areas[0] + areas[1] - meet
-    return 1 - meet / (union + eps) + (around - union) / (around + eps)
+    common, union, hull = meet(one, two)
+    around = hull.prod(-1)
+    return 1 - common / (union + eps) + (around - union) / (around + eps)
 
 
 def ld_terms(

@@ -51,7 +51,8 @@ def overlaps(boxes: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
         tuple[Tensor, Tensor]: ``(N, B, A)`` both.
     """
     boxes = boxes[:, :, None]
-    iou, _, hull = _meet(boxes, anchors)
+    common, union, hull = meet(boxes, anchors)
+    iou = common / union.clamp(min=1e-12)
     diagonal = hull.square().sum(-1).clamp(min=1e-6)
     return iou, iou - _distances(boxes, anchors) / diagonal
 
@@ -66,13 +67,21 @@ def pairwise_giou(boxes: Tensor, others: Tensor) -> Tensor:
     Returns:
         Tensor: ``(M, A, B)``.
     """
-    iou, union, hull = _meet(boxes[:, :, None], others[:, None])
+    common, union, hull = meet(boxes[:, :, None], others[:, None])
     area = hull.prod(-1).clamp(min=1e-12)
-    return iou - (area - union) / area
+    return common / union.clamp(min=1e-12) - (area - union) / area
 
 
-def _meet(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """IoU, union, and width and height of what holds both, broadcast."""
+def meet(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Areas of what boxes share and of what they cover, extent of what holds both.
+
+    Args:
+        boxes (Tensor): ``(..., 4)``, x1, y1, x2, y2.
+        others (Tensor): ``(..., 4)``, broadcast.
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: ``(...)``, ``(...)``, and ``(..., 2)``.
+    """
     low = torch.maximum(boxes[..., :2], others[..., :2])
     high = torch.minimum(boxes[..., 2:], others[..., 2:])
     common = (high - low).clamp(min=0).prod(-1)
@@ -80,7 +89,7 @@ def _meet(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     union = areas[0] + areas[1] - common
     low = torch.minimum(boxes[..., :2], others[..., :2])
     high = torch.maximum(boxes[..., 2:], others[..., 2:])
-    return common / union.clamp(min=1e-12), union, high - low
+    return common, union, high - low
 
 
 def _centres(boxes: Tensor) -> Tensor:

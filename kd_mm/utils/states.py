@@ -28,13 +28,12 @@ def state_of(content: Mapping, *, where: str) -> dict[str, Any]:
     Raises:
         ConfigError: If there are no tensors in it.
     """
-    inner = (content[key] for key in KEYS if isinstance(content.get(key), Mapping))
-    state = next(inner, content)
-    if not any(isinstance(value, Tensor) for value in state.values()):
+    state = _inside(content)
+    if not _has_tensors(state):
         raise ConfigError(
             f'{where} holds no weights; it holds {some(map(str, content))}'
         )
-    return {WRAPPERS.sub('', str(name)): value for name, value in state.items()}
+    return _unwrapped(state)
 
 
 def as_mmengine_reads(content: dict) -> dict:
@@ -46,16 +45,27 @@ def as_mmengine_reads(content: dict) -> dict:
     Args:
         content (dict): What a checkpoint file holds.
     """
-    inner = (content[key] for key in KEYS if isinstance(content.get(key), Mapping))
-    state = next(inner, content)
+    state = _inside(content)
     compiled = any(COMPILED in str(name) for name in state)
     known = state is content or state is content.get('state_dict')
-    if known and not compiled:
+    if known and not compiled or not _has_tensors(state):
         return content
-    if not any(isinstance(value, Tensor) for value in state.values()):
-        return content
-    named = {WRAPPERS.sub('', str(name)): value for name, value in state.items()}
+    named = _unwrapped(state)
     return named if state is content else dict(content, state_dict=named)
+
+
+def _inside(content: Mapping) -> Mapping:
+    """The state dict in a checkpoint, or the checkpoint, which then is one."""
+    inner = (content[key] for key in KEYS if isinstance(content.get(key), Mapping))
+    return next(inner, content)
+
+
+def _has_tensors(state: Mapping) -> bool:
+    return any(isinstance(value, Tensor) for value in state.values())
+
+
+def _unwrapped(state: Mapping) -> dict[str, Any]:
+    return {WRAPPERS.sub('', str(name)): value for name, value in state.items()}
 
 
 def compare(

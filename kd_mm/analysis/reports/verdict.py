@@ -29,6 +29,10 @@ class Difference:
     unit: float = 0.0
 
     @property
+    def _sides(self) -> list[list[float]]:
+        return [self.gains] if self.alone is None else [self.gains, self.alone]
+
+    @property
     def mean(self) -> float:
         """Of the gains."""
         if not self.gains or self.alone == []:
@@ -38,19 +42,20 @@ class Difference:
     @property
     def error(self) -> float:
         """Standard error of the mean; nan for fewer than two seeds."""
-        sides = [self.gains] if self.alone is None else [self.gains, self.alone]
-        if min(map(len, sides)) < 2:
+        if min(map(len, self._sides)) < 2:
             return math.nan
         return math.sqrt(
             # two roundings are between two values, whatever these say
-            sum(max(statistics.variance(s), self.unit**2 / 6) / len(s) for s in sides)
+            sum(
+                max(statistics.variance(side), self.unit**2 / 6) / len(side)
+                for side in self._sides
+            )
         )
 
     @property
     def bound(self) -> float:
         """What chance alone exceeds once in twenty: Student's t times the error."""
-        sides = [self.gains] if self.alone is None else [self.gains, self.alone]
-        free = min(map(len, sides)) - 1  # Welch's are no fewer
+        free = min(map(len, self._sides)) - 1  # Welch's are no fewer
         return float(t.ppf(0.975, free)) * self.error if free > 0 else math.nan
 
     @property
