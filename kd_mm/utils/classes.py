@@ -36,4 +36,4 @@ def differing(model: nn.Module, dataset: Any) -> str:
     text = f'the head tells {ours} classes apart, the training images have {len(names)}'
     if len(names) < ours:
         return text
-    return f'{text}: of what is too many a sigmoid makes background, a softmax an error'
+    return f'{text}: some losses take the others for background, some end in an error'
