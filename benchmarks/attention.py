@@ -1,25 +1,28 @@
 #!/usr/bin/env python
 """Which attention is fastest at the sizes of DPK's modules, forwards and backwards.
 
-    python benchmarks/attention.py
+    python benchmarks/attention.py            # then the whole block, compiled or not
+    python benchmarks/attention.py --blocks   # that only
 
 Torch's fused kernel, its plain one, and two products with a softmax in between, in
 turns within one run; the last is what `kd_mm.stages.dpk.prior_net.attend` takes for
-bf16 on a CPU.
+bf16 on a CPU. And whether `torch.compile` makes two of the blocks cheaper.
 """
 
 import functools
 import statistics
+import sys
+import time
 
 import torch
 import torch.nn.functional as F
 from digits_runs import ROOT
-from steps import measure, store
+from steps import measure, ratio, store
 from tables import refresh
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kd_mm.stages.dpk.prior_net import attend, products
+from kd_mm.stages.dpk.prior_net import Block, attend, products
 
 SIZES = {  # images, heads, tokens, width of a head: at a ratio of 0.5, and decoders
     'CIFAR, encoders': (64, 8, 128, 32),
@@ -61,13 +64,46 @@ def report(name: str, dtype: str) -> dict:
     return row
 
 
+def compiled(name: str) -> dict:
+    """Two blocks of one size, compiled for any number of tokens, over plain ones."""
+    images, heads, tokens, width = SIZES[name]
+    blocks = nn.ModuleList([Block(heads * width, heads) for _ in range(2)])
+    fused = torch.compile(Block._block, dynamic=True)
+    x = torch.randn(images, tokens, heads * width, requires_grad=True)
+
+    def run(block) -> None:
+        out = x
+        for own in blocks:
+            out = block(own, out)
+        out.square().mean().backward()
+
+    began = time.perf_counter()
+    run(fused)
+    first = time.perf_counter() - began
+    runs = dict(plain=lambda: run(Block._block), compiled=lambda: run(fused))
+    times = measure(runs, repeats=9, device='cpu')
+    return dict(
+        config=name,
+        tokens=tokens,
+        width=heads * width,
+        first_s=round(first, 1),
+        compiled_over_plain=ratio(times['compiled'], times['plain']),
+    )
+
+
 def main() -> None:
     torch.set_num_threads(1)
-    for dtype in DTYPES:
-        for name in SIZES:
-            row = report(name, dtype)
-            store(ROOT / 'benchmarks/results/attention_cpu.json', row['config'], [row])
-            print(row)
+    results = ROOT / 'benchmarks/results'
+    if '--blocks' not in sys.argv[1:]:
+        for dtype in DTYPES:
+            for name in SIZES:
+                row = report(name, dtype)
+                store(results / 'attention_cpu.json', row['config'], [row])
+                print(row)
+    for name in SIZES:
+        row = compiled(name)
+        store(results / 'compiled_block_cpu.json', name, [row])
+        print(row, flush=True)
     refresh()
 
 
