@@ -218,7 +218,8 @@ class Distiller(nn.Module):
             pairs[name].student = share.hold(
                 pairs[name].student,
                 wanted[name],
-                probe=probe and not share.frozen(now),
+                probe=probe,
+                frozen=share.frozen(now),
             )
             if measuring:
                 share.count()

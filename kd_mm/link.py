@@ -243,6 +243,7 @@ class Link(nn.Module):
         if not self.criterion.weight:
             return
         self.schedule.check(progress)
+        progress = self.schedule.until_stop(progress)
         if self.share is not None:
             self.share.check_time(progress)
         for i, stage in enumerate(self.stages):

@@ -1,7 +1,7 @@
 """How far training is, and how the weight of a link changes with it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -9,7 +9,7 @@ from mmengine.logging import MessageHub
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 
 from .errors import ConfigError
-from .options import NonNegative, checked
+from .options import NonNegative, Positive, checked
 
 NOTES = 20
 
@@ -27,12 +27,14 @@ class Progress:
         iter (float): Iterations done.
         max_epochs (float, optional): None where unknown.
         max_iters (float, optional): None where unknown.
+        what (str): What is over then, for messages. Defaults to 'training'.
     """
 
     epoch: float | None = 0.0
     iter: float = 0.0
     max_epochs: float | None = None
     max_iters: float | None = None
+    what: str = 'training'
 
     @classmethod
     def of(cls, runner: Any, *, ahead: int = 0) -> 'Progress':
@@ -99,7 +101,8 @@ class Progress:
         unit = 'epochs' if by_epoch else 'iterations'
         hint = ' (by_epoch=False counts iterations)' if by_epoch else ''
         raise ConfigError(
-            f'{option}={moment:g} is never reached in {end:g} {unit} of training{hint}'
+            f'{option}={moment:g} is never reached in {end:g} {unit} of '
+            f'{self.what}{hint}'
         )
 
 
@@ -186,7 +189,7 @@ class Schedule:
         *,
         warmup: NonNegative = 0,
         decay: NonNegative = 0,
-        stop: NonNegative | None = None,
+        stop: Positive | None = None,
         shape: Literal['linear', 'cosine'] = 'linear',
         by_epoch: bool = True,
     ) -> None:
@@ -220,6 +223,18 @@ class Schedule:
                 f'leave nothing of the {end:g} {unit} of the link: it never has its '
                 'whole weight'
             )
+
+    def until_stop(self, progress: Progress) -> Progress:
+        """The same training as if it ended where the link does."""
+        whole = progress.end(self.by_epoch)
+        if self.stop is None or whole is None:
+            return progress
+        epochs, iters = (
+            None if end is None else end * self.stop / whole
+            for end in (progress.max_epochs, progress.max_iters)
+        )
+        what = 'the link (schedule.stop)'
+        return replace(progress, max_epochs=epochs, max_iters=iters, what=what)
 
     def factor(self, progress: Progress) -> float:
         """The factor at ``progress``, in [0, 1]."""

@@ -168,14 +168,21 @@ class Share(nn.Module):
         self._steps += 1
 
     def hold(
-        self, features: Sequence[Tensor], ratio: float, *, probe: bool = False
+        self,
+        features: Sequence[Tensor],
+        ratio: float,
+        *,
+        probe: bool = False,
+        frozen: bool = False,
     ) -> list[Tensor]:
         """Return aliases to distil from, whose gradient arrives scaled.
 
         Args:
             features (Sequence[Tensor]): The student's side of the link.
             ratio (float): The wanted ``|m g_kd| / |g_task|``.
-            probe (bool): Whether to measure, and let nothing arrive. Defaults to False.
+            probe (bool): Whether a share measures, so that nothing may arrive.
+                Defaults to False.
+            frozen (bool): Whether this one does not. Defaults to False.
         """
         balance = self.balance.float()
         left = self.guard.left.log()
@@ -188,11 +195,13 @@ class Share(nn.Module):
         self._measures = False
         if not all(feature.requires_grad for feature in features):
             return list(features)
-        if probe:
+        if probe and not frozen:
             self._measures = True
             self._probe = Probe(self.weight, self._own)
             return self._probe.aliases(features)
         self._own = torch.where(known, self._own, 0.0)
+        # others measure the task's gradient: what is frozen must not count as that
+        acts = acts & (not probe)
         rest = torch.where(acts, (student - own).exp(), 0.0)
         return [Scaled.apply(feature, rest) for feature in features]
 

@@ -38,7 +38,13 @@ def test_counts_iterations():
 
 @pytest.mark.parametrize(
     'kwargs',
-    [dict(warmup=-1), dict(stop=1, warmup=2), dict(shape='step'), dict(shape='cosine')],
+    [
+        dict(warmup=-1),
+        dict(stop=1, warmup=2),
+        dict(shape='step'),
+        dict(shape='cosine'),
+        dict(stop=0),
+    ],
 )
 def test_senseless_numbers_are_refused(kwargs):
     with pytest.raises(ConfigError):

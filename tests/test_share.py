@@ -157,6 +157,21 @@ def test_links_that_feed_each_other_settle():
     assert float(seen[-1]['kd_late_gradient_share']) == pytest.approx(0.8, rel=0.01)
 
 
+def test_a_frozen_link_does_not_count_as_the_task():
+    def balance_of(**frozen) -> Tensor:
+        links = fitnet(share=dict(target=0.3, interval=2))
+        other = dict(target=0.6, interval=2, by_epoch=False, **frozen)
+        links['other'] = dict(fitnet()['fpn'], share=other)
+        small = toys.classifier()
+        model = build(distill_cfg(small, toys.classifier(base=16), links))
+        for done in range(30):
+            model.distiller.progress = Progress(done / 10, done, 4, 40)
+            backward(model)
+        return model.distiller.links['fpn'].share.balance
+
+    assert torch.allclose(balance_of(freeze_after=20), balance_of(), atol=1e-3)
+
+
 # ---- time ---------------------------------------------------------------------------
 
 

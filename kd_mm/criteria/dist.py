@@ -6,6 +6,7 @@ from ..options import NonNegative, Positive, checked
 from ..pair import VECTOR, FeaturePair
 from ..registry import MODELS
 from .base import LOGITS, Criterion
+from .kd import needs_classes
 
 
 def pearson_distance(x: Tensor, y: Tensor, eps: float = 1e-8) -> Tensor:
@@ -75,6 +76,10 @@ class DISTLoss(Criterion):
     ) -> None:
         super().__init__(weight=weight)
         self.tau, self.inter, self.intra = tau, inter, intra
+
+    def setup(self, pair: FeaturePair) -> None:
+        super().setup(pair)
+        needs_classes('DISTLoss', pair)
 
     def too_few(self, pair: FeaturePair) -> bool:
         return len(pair.student[0]) < 2  # a relation between images

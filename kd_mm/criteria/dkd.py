@@ -12,7 +12,7 @@ from ..options import NonNegative, Positive, checked
 from ..pair import VECTOR, FeaturePair
 from ..registry import MODELS
 from .base import LOGITS, OTHER_CLASSES, Criterion
-from .kd import z_scores
+from .kd import needs_classes, z_scores
 
 
 def dkd_loss(
@@ -108,6 +108,10 @@ class DKDLoss(Criterion):
         super().__init__(weight=weight)
         self.alpha, self.beta, self.tau = alpha, beta, tau
         self.standardise = standardise
+
+    def setup(self, pair: FeaturePair) -> None:
+        super().setup(pair)
+        needs_classes('DKDLoss', pair)
 
     def total(self, pair: FeaturePair) -> Tensor:
         student, teacher = pair.student[0], pair.teacher[0]

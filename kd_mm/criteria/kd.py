@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..options import NonNegative, Positive, checked
-from ..pair import LAYOUTS, MAP, VECTOR
+from ..pair import LAYOUTS, MAP, VECTOR, FeaturePair
 from ..registry import MODELS
 from .base import LOGITS, Criterion
 
@@ -73,6 +73,19 @@ def binary_kd_loss(
     return tau * tau * (terms if weight is None else terms * weight).mean()
 
 
+def needs_classes(name: str, pair: FeaturePair) -> None:
+    """Refuse scores of one class: its part of all classes is always 1.
+
+    Raises:
+        ConfigError: Names the criterion and the shapes.
+    """
+    if any(scores.shape[1] < 2 for scores in pair.student):
+        raise ConfigError(
+            f'{name} compares the classes of a softmax, and there is one: '
+            f'{pair.shapes()}; take dict(type="kd_mm.KDLoss", sigmoid=True)'
+        )
+
+
 @MODELS.register_module()
 class KDLoss(Criterion):
     """Soft targets, arXiv 1503.02531, section 2.
@@ -118,6 +131,11 @@ class KDLoss(Criterion):
         self.tau, self.sigmoid, self.standardise = tau, sigmoid, standardise
         self.weighted = sigmoid
         self.layouts = LAYOUTS if sigmoid else (MAP, VECTOR)
+
+    def setup(self, pair: FeaturePair) -> None:
+        super().setup(pair)
+        if not self.sigmoid:
+            needs_classes('KDLoss', pair)
 
     def loss(self, student, teacher, *, weight=None):
         if self.sigmoid:

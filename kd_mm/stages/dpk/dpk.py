@@ -120,6 +120,8 @@ class DPK(Stage):
                 f'DPK.bounds={tuple(bounds)} has no effect with a constant ratio, '
                 f'here {ratio:g}'
             )
+        if ratio == 'exponential' and not bounds[1]:
+            raise ConfigError("DPK(ratio='exponential') falls from bounds[1], here 0")
         self.levels, self.ratio, self.bounds = levels, ratio, tuple(bounds)
         self.fallback, self.images, self.positions = fallback, images, positions
         self.seed, self.dtype, self.checkpoint = seed, dtype, checkpoint
@@ -212,7 +214,7 @@ class DPK(Stage):
             done = now.iter / now.max_iters if now.max_iters else 0.0
             if self.ratio == 'linear':
                 return [high + (low - high) * done] * len(self.nets)
-            return [high * (max(low, 1e-3) / high) ** done] * len(self.nets)
+            return [high * (max(low, min(1e-3, high)) / high) ** done] * len(self.nets)
         if self._coming is not None:
             self._ratios = self._coming.read().tolist()
             self._coming = None
@@ -226,7 +228,7 @@ class DPK(Stage):
         """Token positions of every image, the teacher's first, ``(N, T)``."""
         rows, columns = net.grid(*teacher.shape[2:])
         if self.positions == 'energy':
-            energy = teacher.square().mean(1, keepdim=True)
+            energy = teacher.float().square().mean(1, keepdim=True)
             tokens = F.avg_pool2d(energy, net.patch, ceil_mode=True).flatten(1)
             return tokens.argsort(1, descending=True)
         generator = torch.Generator(teacher.device)

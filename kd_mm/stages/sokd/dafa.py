@@ -127,6 +127,8 @@ class DAFA(Stage):
             if name not in OPERATORS:
                 near = nearest(name, OPERATORS)
                 raise ConfigError(f'DAFA.operators: there is no {name!r}; {near}')
+        if len(set(operators or ())) < len(operators or ()):
+            raise ConfigError(f'DAFA.operators: {operators} names one twice')
         self.search_epochs, self.start, self.by_epoch = search_epochs, start, by_epoch
         self.operators, self.policies = operators, policies
         self.estimator, self.objective = estimator, objective
@@ -138,7 +140,6 @@ class DAFA(Stage):
         self._trial: Trial | None = None  # waits for the end of the link
         self._pending: tuple[Draws, HostCopy] | None = None  # waits for the next step
         self._refused = ''
-        self._drawn: list[int] = []  # in this step, for the plots
         # within an unrolled step: what is applied, () for nothing
         self.fixed: tuple[Draws, Tensor] | tuple[()] | None = None
 
@@ -155,6 +156,7 @@ class DAFA(Stage):
                 'dict(type="kd_mm.TokensToMap") before it where they are tokens'
             )
         self.link, self.operators = pair.link, names
+        self.moves_channels = 'ChannelShuffle' in names
         self.policy = self._new_policy()
 
     def _new_policy(self) -> Policy:
@@ -207,7 +209,6 @@ class DAFA(Stage):
             ]
         else:
             pair.teacher = self._augment(plain, draws, levers, pair.image_size)
-        self._drawn = [draw.index for draw in draws]
         pair.logs['policy_entropy'] = torch.tensor(self.policy.entropy())
         pair.logs['policy_strength'] = torch.tensor(self.policy.strength())
 
@@ -324,12 +325,6 @@ class DAFA(Stage):
         """The search step through the student, once for all stages of an objective."""
         if self.objective != 'consistency' and self.searching(Progress.of(runner)):
             search_step(runner, data_batch, caller=self)
-
-    def after_train_iter(self, runner: Runner) -> None:
-        """Note what was drawn."""
-        for index in self._drawn:
-            runner.message_hub.update_scalar(f'kd_policy/{self.link}/drawn', index)
-        self._drawn = []
 
     def note(self, runner: Runner, progress: Progress) -> None:
         """Note what the policy has become; the plots are drawn from it."""

@@ -71,6 +71,15 @@ def test_cka_ignores_permutation_and_scale(measure):
     torch.testing.assert_close(measure(x, 2 * x[:, order]), torch.ones(()).double())
 
 
+def test_an_offset_costs_no_digits():
+    x, y = rows(16, 1024, 1), rows(16, 1024, 2)
+    y = x + 0.5 * y
+    exact = float(cka(x.double(), y.double()))
+    for spread in (1.0, 0.03, 0.01):
+        near = cka((spread * x + 5).float(), (spread * y + 5).float())
+        assert float(near) == pytest.approx(exact, abs=1e-4)
+
+
 def test_cka_needs_four_samples_of_both_sides():
     with pytest.raises(ConfigError, match='n >= 4'):
         cka(rows(3, 2, 0), rows(3, 2, 1))

@@ -8,6 +8,7 @@ from dpk_toys import make_pair, ready
 from mmengine.logging import MessageHub
 
 from kd_mm.errors import ConfigError
+from kd_mm.schedule import Progress
 from kd_mm.stages.dpk.cka import cka
 from kd_mm.stages.dpk.dpk import bounded
 
@@ -103,6 +104,23 @@ def test_schedules_of_the_ratio(ratio, expected):
     finally:
         hub.runtime_info.clear()
     assert seen == pytest.approx(expected)
+
+
+def test_an_exponential_fall_never_rises():
+    stage = ready(make_pair(), ratio='exponential', bounds=(0.0, 5e-4))
+    begun = Progress(0, 0, 1, 20)
+    for now in (begun, Progress(1, 20, 1, 20)):
+        assert stage._current_ratios(now) == [5e-4]
+    with pytest.raises(ConfigError, match='exponential.*falls from'):
+        ready(make_pair(), ratio='exponential', bounds=(0.0, 0.0))
+
+
+def test_places_by_energy_are_ordered_in_half_precision():
+    stage = ready(make_pair(), positions='energy')
+    teacher = torch.zeros(1, 6, 8, 8, dtype=torch.half)
+    teacher[..., 0, :3] = torch.tensor([400.0, 300.0, 500.0], dtype=torch.half)
+    order = stage._order(teacher, stage.nets['0'], 0)
+    assert order[0, :3].tolist() == [2, 0, 1]
 
 
 def test_random_ratios_stay_within_the_bounds_and_change():
