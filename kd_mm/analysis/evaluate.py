@@ -11,6 +11,9 @@ from torch import nn
 def evaluate(model: nn.Module, loader: Iterable, evaluator: Evaluator) -> dict:
     """Metrics of ``model`` on a data loader.
 
+    What an evaluation that failed midway has left in the metrics is thrown away:
+    MMEngine empties them at the end of one only, and would mix both.
+
     Args:
         model (nn.Module): A detector or classifier in eval mode.
         loader (Iterable): Of the validation set.
@@ -26,6 +29,8 @@ def evaluate(model: nn.Module, loader: Iterable, evaluator: Evaluator) -> dict:
             module._device = device
     if hasattr(dataset, 'metainfo'):
         evaluator.dataset_meta = dataset.metainfo
+    for metric in evaluator.metrics:
+        metric.results.clear()
     for batch in loader:
         evaluator.process(data_samples=model.val_step(batch), data_batch=batch)
     return evaluator.evaluate(len(dataset))

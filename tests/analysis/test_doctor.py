@@ -26,6 +26,7 @@ from kd_mm.analysis.doctor import (
 from kd_mm.analysis.doctor.examine import look_at
 from kd_mm.analysis.doctor.finding import Finding
 from kd_mm.analysis.doctor.patient import admit
+from kd_mm.analysis.evaluate import evaluate
 from kd_mm.registry import MODELS
 from kd_mm.stages import Stage
 
@@ -123,6 +124,32 @@ def spoiled(well):
     for network, before in zip(networks, states):
         network.load_state_dict(before)
     well.teacher.eval()
+
+
+def test_a_teacher_that_cannot_be_evaluated_leaves_the_student_its_own_metric(
+    well, monkeypatch
+):
+    values = []
+
+    def noted(*args):
+        values.append(evaluate(*args))
+        return values[-1]
+
+    monkeypatch.setattr(knowledge, 'evaluate', noted)
+    list(knowledge.metrics(well))
+    (metric,) = well.runner.val_loop.evaluator.metrics
+    compute, failures = metric.compute_metrics, [IndexError('of classes')]
+
+    def failing(results):
+        if failures:
+            raise failures.pop()
+        return compute(results)
+
+    monkeypatch.setattr(metric, 'compute_metrics', failing)
+    (row,) = knowledge.metrics(well)
+    assert row.check == 'teacher metric' and 'of classes' in row.text
+    teacher, student, after_failure = values
+    assert after_failure == student != teacher
 
 
 def _zero(patient):

@@ -28,7 +28,7 @@ class _Noting:
     """An evaluator that also counts which class is taken for which."""
 
     def __init__(self, evaluator: Any, classes: int) -> None:
-        self.evaluator = evaluator
+        self.evaluator, self.metrics = evaluator, evaluator.metrics
         self.counts = torch.zeros(classes, classes)
 
     def process(self, data_samples: Any, data_batch: Any) -> None:
