@@ -206,6 +206,24 @@ def test_a_weight_off_by_powers_of_ten(well, factor, says):
     assert 1e-3 < proposed / before < 1e3
 
 
+@pytest.mark.parametrize('own', [None, dict(type='AdamW', lr=1e-3)])
+def test_a_parameter_without_gradient_is_told_whatever_the_optimiser(
+    cfg, tmp_path, own
+):
+    cfg.model.links.map.stages = [dict(type='kd_mm.ConvAdapter')]
+    wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01))
+    if own:
+        wrapper |= dict(
+            constructor='kd_mm.DistillerOptimWrapperConstructor',
+            paramwise_cfg=dict(distiller=own),
+        )
+    cfg.optim_wrapper = wrapper
+    patient, _ = admit(cfg, str(tmp_path), student=None, images=32, steps=2)
+    assert courses.run(patient, linked=True).unused == []
+    patient.model.backbone.idle = torch.nn.Parameter(torch.ones(1))
+    assert courses.run(patient, linked=True).unused == ['backbone.idle']
+
+
 def test_a_link_that_does_not_reach_the_student(cfg, tmp_path):
     cfg.model.links.map.stages = [dict(type='kd_mm.DetachForTheDoctor')]
     patient, _ = admit(cfg, str(tmp_path), student=None, images=32, steps=4)

@@ -4,7 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,9 +115,10 @@ def _step(model: Any, wrapper: Any, batch: dict, course: Course) -> None:
     row = {k: float(v.detach()) for k, v in logs.items() if 'loss' in k}
     own = {k: v for k, v in row.items() if k != 'loss' or k in losses}
     course.losses.append(own)
-    wrapper.update_params(total)
-    if not course.unused and len(course.losses) == 1:
-        course.unused = _without_gradient(model, wrapper)
+    first = len(course.losses) == 1
+    with _without_gradient(model) if first else nullcontext(course.unused) as unused:
+        wrapper.update_params(total)
+    course.unused = list(unused)
     measured = {
         name: (model.distiller.links[name].share or share).value
         for name, share in model.distiller.shares.items()
@@ -125,14 +126,23 @@ def _step(model: Any, wrapper: Any, batch: dict, course: Course) -> None:
     course.shares.append({n: float(v) for n, v in measured.items() if v is not None})
 
 
-def _without_gradient(model: nn.Module, wrapper: Any) -> list[str]:
-    """Parameters that no loss reaches: gradients are None until one does."""
-    moved = {id(p) for p in wrapper.optimizer.state}
-    if not moved:
-        return []
-    return [
-        n for n, p in model.named_parameters() if p.requires_grad and id(p) not in moved
+@contextmanager
+def _without_gradient(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
+    """Parameters that are to learn and no backward pass reaches, by name.
+
+    Told by the gradients themselves, as DDP does: of what an optimiser keeps SGD
+    without momentum has nothing, and a pair of optimisers has it elsewhere.
+    """
+    left = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    handles = [
+        p.register_post_accumulate_grad_hook(lambda _, name=name: left.pop(name, None))
+        for name, p in left.items()
     ]
+    try:
+        yield left
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def training(patient: Patient) -> Iterator[Finding]:
