@@ -14,7 +14,7 @@ from ...errors import ConfigError
 from ...unaugmented import feature_pairs, undisturbed
 from ...utils.kinds import default_scope
 from ...utils.randomness import kept_random
-from . import course, features, forms, inputs, knowledge, state
+from . import course, features, forms, inputs, knowledge, precision, state
 from .finding import Finding, look, wrong
 from .patient import BATCHES, Patient, admit
 
@@ -30,7 +30,7 @@ CHECKS: tuple[Check, ...] = (
     features.features,
     state.reach,
     course.training,
-    course.half_precision,
+    precision.half_precision,
     state.kept,
 )
 
