@@ -38,7 +38,10 @@ def parse_args():
         '--images', type=int, default=200, help='of each set; default: %(default)s'
     )
     parser.add_argument(
-        '--steps', type=int, default=20, help='of training; default: %(default)s'
+        '--steps',
+        type=int,
+        default=20,
+        help='of training; fewer than 8 compare no losses; default: %(default)s',
     )
     parser.add_argument('--json', metavar='FILE', help='write the findings there, too')
     parser.add_argument(

@@ -35,6 +35,7 @@ class Course:
         unused (list[str]): Parameters that were to learn and got no gradient.
         failure (str): Why it ended early.
         lr_divided (int): By what the learning rate was divided.
+        width (int): Steps of one pass over the batches.
     """
 
     losses: list[dict[str, float]] = field(default_factory=list)
@@ -43,6 +44,7 @@ class Course:
     unused: list[str] = field(default_factory=list)
     failure: str = ''
     lr_divided: int = 1
+    width: int = 1
 
     @property
     def finite(self) -> bool:
@@ -62,6 +64,31 @@ class Course:
             out.append(sum(rows))
         return out
 
+    @property
+    def compares(self) -> bool:
+        """Whether every batch came twice."""
+        return len(self.losses) >= 2 * self.width
+
+    def passes(self, *, link: str | None) -> list[float]:
+        """The same as a mean of every whole pass: batches differ more than steps."""
+        values, width = self.sums(link=link), self.width
+        ends = range(width, len(values) + 1, width)
+        return [sum(values[end - width : end]) / width for end in ends]
+
+    def fall(self, *, link: str | None) -> float:
+        """How much a loss fell from the first whole pass to the last, as a part."""
+        passes = self.passes(link=link)
+        return 1 - passes[-1] / (passes[0] + 1e-12)
+
+    def told(self, *, link: str | None) -> str:
+        """A loss in words."""
+        steps = len(self.losses)
+        values = self.sums(link=link)
+        if self.compares:
+            steps -= steps % self.width
+            values = self.passes(link=link)
+        return f'{values[0]:.4g} at first, {values[-1]:.4g} after {steps} steps'
+
 
 def _belongs(key: str, link: str) -> bool:
     return key == f'loss_kd_{link}' or key.startswith(f'loss_kd_{link}_')
@@ -75,7 +102,7 @@ def run(patient: Patient, *, linked: bool, lr_divided: int = 1) -> Course:
         linked (bool): Whether with the distillation.
         lr_divided (int): Divides the learning rate. Defaults to 1.
     """
-    course = Course(lr_divided=lr_divided)
+    course = Course(lr_divided=lr_divided, width=len(patient.batches))
     with kept_random(patient.device), default_scope(patient.cfg):
         torch.manual_seed(0)
         model = patient.copy(linked=linked)
@@ -161,9 +188,10 @@ def training(patient: Patient) -> Iterator[Finding]:
 
 
 def _works(course: Course, patient: Patient) -> bool:
-    """Whether losses are finite and those of the links fall."""
-    links = patient.links
-    return course.finite and all(change(course.sums(link=n)) > FALLS for n in links)
+    """Whether losses are finite and those of the links fall, where that can be told."""
+    if not course.finite or not course.compares:
+        return course.finite
+    return all(course.fall(link=name) > FALLS for name in patient.links)
 
 
 def _warms_up(patient: Patient) -> bool:
@@ -193,8 +221,8 @@ def _finite(
         )
     elif linked.lr_divided > 1:
         text = f'{count} with a tenth of the learning rate; with all of it at once'
-        least = [change(first.sums(link=n)) for n in patient.links]
-        if first.finite and min(least) > EXPLODES:
+        falls = (first.fall(link=name) for name in patient.links)
+        if first.finite and min(falls) > EXPLODES:
             yield fine(check, f'{text} losses do not fall yet')
         elif patient.finished or _warms_up(patient):
             yield fine(check, f'{text} losses explode, so the run needs its warm-up')
@@ -234,25 +262,20 @@ def _share(name: str, link: Link, course: Course) -> Finding:
     return fine(check, f'{text}; {half}')
 
 
-def change(values: list[float]) -> float:
-    """How much losses fell from the first pass over the batches to the last, as a part.
-
-    Each batch is compared with itself.
-    """
-    passes = max(2, len(values) // 4)
-    width = max(1, len(values) // passes)
-    first, last = values[:width], values[-width:]
-    return 1 - sum(last) / (sum(first) + 1e-12)
+def _too_few(check: str, course: Course) -> Finding:
+    text = f'{len(course.losses)} steps are too few to tell whether it falls'
+    twice = f'go over the {course.width} batches twice: --steps {2 * course.width}'
+    return look(check, text, 'mend what failed' if course.failure else twice)
 
 
 def _falls(name: str, course: Course) -> Finding:
     check = f'{name}: link loss'
-    values = course.sums(link=name)
-    part = change(values)
-    text = f'{values[0]:.4g} at first, {values[-1]:.4g} after {len(values)} steps'
-    if not any(values):
+    text = course.told(link=name)
+    if not any(course.sums(link=name)):
         return wrong(check, f'{text}: always 0', 'see the gradient share and the taps')
-    if part < FALLS:
+    if not course.compares:
+        return _too_few(check, course)
+    if course.fall(link=name) < FALLS:
         return look(
             check,
             f'{text}: it does not fall',
@@ -263,14 +286,16 @@ def _falls(name: str, course: Course) -> Finding:
 
 def _task(patient: Patient, linked: Course, plain: Course) -> Finding:
     check = 'task loss'
-    own, alone = linked.sums(link=None), plain.sums(link=None)
-    part = change(own)
-    text = f'{own[0]:.4g} at first, {own[-1]:.4g} after {len(own)} steps'
+    text = linked.told(link=None)
     if not plain.finite or plain.failure:
         return look(check, f'{text}; without the links it is not finite', 'mend that')
+    if not linked.compares:
+        return _too_few(check, linked)
+    own, alone = linked.passes(link=None), plain.passes(link=None)
+    part = linked.fall(link=None)
     text += f', {alone[-1]:.4g} without the links'
     risen = own[-1] - own[0] > 0.05  # what is nearly 0 may double
-    if risen and part < -0.05 and change(alone) > part + 0.1:
+    if risen and part < -0.05 and plain.fall(link=None) > part + 0.1:
         return look(check, f'{text}: the links make it rise', 'lower criterion.weight')
     if patient.student_trained and risen and part < EXPLODES:
         return look(
