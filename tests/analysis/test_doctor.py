@@ -224,38 +224,6 @@ def test_a_parameter_without_gradient_is_told_whatever_the_optimiser(
     assert courses.run(patient, linked=True).unused == ['backbone.idle']
 
 
-def _course(*, steps, width=4, rise=0.0):
-    """Losses of 1, 2, 3 ... by batch, of a link and of the task, that rise by pass."""
-    values = [(i % width + 1.0) * (1 + rise * (i // width)) for i in range(steps)]
-    losses = [dict(loss_kd_map=v, loss_cls=v) for v in values]
-    return courses.Course(losses=losses, width=width)
-
-
-@pytest.mark.parametrize('width', [3, 4])
-@pytest.mark.parametrize('steps', [8, 9, 10, 11, 20])
-def test_losses_that_stay_as_they_are_neither_fall_nor_rise(steps, width):
-    still = _course(steps=steps, width=width)
-    assert still.fall(link='map') == pytest.approx(0)
-    found = courses._falls('map', still)
-    assert found.verdict == 'look' and 'does not fall' in found.text
-
-
-@pytest.mark.parametrize('steps', [8, 9])
-def test_a_task_that_rises_in_every_batch_is_told(well, steps):
-    still, rising = _course(steps=steps), _course(steps=steps, rise=0.4)
-    found = courses._task(well, rising, still)
-    assert found.verdict == 'look' and 'the links make it rise' in found.text
-    assert '2.5 at first, 3.5 after 8 steps, 2.5 without' in found.text
-    assert courses._task(well, still, still).verdict == 'fine'
-
-
-def test_fewer_steps_than_two_passes_tell_nothing_of_losses(well):
-    few = _course(steps=7, rise=9.0)
-    assert courses._works(few, well)
-    for found in (courses._falls('map', few), courses._task(well, few, few)):
-        assert '7 steps are too few' in found.text and '--steps 8' in found.remedy
-
-
 def test_a_link_that_does_not_reach_the_student(cfg, tmp_path):
     cfg.model.links.map.stages = [dict(type='kd_mm.DetachForTheDoctor')]
     patient, _ = admit(cfg, str(tmp_path), student=None, images=32, steps=4)

@@ -12,6 +12,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import Tensor, nn
 
 from ...link import Link
+from ...share import SETTLED
 from ...utils.kinds import default_scope, type_text
 from ...utils.randomness import kept_random
 from .finding import Finding, fine, look, wrong
@@ -241,16 +242,23 @@ def _share(name: str, link: Link, course: Course) -> Finding:
     check = f'{name}: gradient share'
     values = [row[name] for row in course.shares[-10:] if name in row]
     values = [v for v in values if v == v]
+    steps = len(course.losses)
+    if link.share is not None and (values or steps < 2):
+        values = [v for v in values if v]  # 0 while nothing but the task has acted
+        if not values and steps < SETTLED:
+            text = f'{steps} steps are too few to measure it'
+            return look(check, text, f'{SETTLED} find it: --steps {SETTLED}')
     if not values:
         return wrong(
             check, 'no gradient was seen', 'is the student detached or frozen?'
         )
     share = statistics.median(values)
-    text = f'{share:.2f} of the gradient over {len(values)} batches'
+    count = len(values)
+    text = f'{share:.2f} of the gradient over {count} batch{"es" * (count > 1)}'
     ratio = (1 - share) / max(share, 1e-12)
     half = f'criterion.weight={link.criterion.weight * ratio:.2g} would give one half'
     if link.share is not None:
-        return fine(check, f'{text}; it is held near {link.share.full:g} by itself')
+        return fine(check, f'{text}; it is brought to {link.share.full:g} by itself')
     if share < 1e-7:
         return wrong(check, f'{text}: nothing', 'the loss does not reach the student')
     if not NOTHING < share < ALL:
