@@ -1,9 +1,10 @@
 """Were the images of another form when a network was trained?"""
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,35 @@ from ...utils.classes import classes_of
 from .finding import Finding, fine, look, wrong
 from .patient import BATCHES, Patient
 
-STRANGE = 1.0  # standard deviations from what batch normalisation knows
+STRANGE = 1.0  # distance as a whole from what batch normalisation knows
 BETTER = 0.5  # of that distance another form of the images leaves
 KNOWN = 0.9  # of the loss another form of the images leaves
 IMAGENET = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
+
+
+class Distance(NamedTuple):
+    """From what a batch normalisation was trained with, averaged over its channels.
+
+    Attributes:
+        means (float): Of the means, in standard deviations of then.
+        spread (float): Of the standard deviations, as a logarithm of their ratio.
+    """
+
+    means: float
+    spread: float
+
+    @property
+    def whole(self) -> float:
+        """One number to compare."""
+        return self.means + self.spread
+
+    @property
+    def told(self) -> str:
+        """Both in words."""
+        return (
+            f'means {self.means:.2f} standard deviations from those of its training, '
+            f'and variances a factor of {math.exp(2 * self.spread):.3g} from them'
+        )
 
 
 def statistics(patient: Patient) -> Iterator[Finding]:
@@ -52,22 +78,19 @@ def _statistics(patient: Patient, side: str, model: nn.Module) -> Iterator[Findi
         for form, change in forms.items()
     }
     here = distances.pop('as they are')
-    text = (
-        f'the first batch normalisation ({name}) meets means {here:.2f} standard '
-        'deviations from those it was trained with'
-    )
-    best = min(distances, key=lambda form: distances[form], default='')
-    if best and here > 0.1 and distances[best] < BETTER * here:
+    text = f'what the first batch normalisation ({name}) meets has {here.told}'
+    best = min(distances, key=lambda form: distances[form].whole, default='')
+    if best and here.whole > 0.1 and distances[best].whole < BETTER * here.whole:
         yield wrong(
             check,
-            f'{text}; {distances[best]:.2f} if the images came {best}',
+            f'{text}; {distances[best].told} if the images came {best}',
             f'the {side} was trained on images {best}: mend its data_preprocessor',
         )
-    elif here > STRANGE:
+    elif here.whole > STRANGE:
         yield wrong(
             check, text, f"the {side}'s data_preprocessor or checkpoint is another's"
         )
-    elif here > STRANGE / 2:
+    elif here.whole > STRANGE / 2:
         yield look(check, text, 'are these the images it was trained on?')
     else:
         yield fine(check, text)
@@ -164,8 +187,8 @@ def _other_forms(model: nn.Module) -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 @torch.no_grad()
-def _distance(model: nn.Module, norm: _BatchNorm, images: list[Tensor]) -> float:
-    """Of batch means from running ones, in running standard deviations."""
+def _distance(model: nn.Module, norm: _BatchNorm, images: list[Tensor]) -> Distance:
+    """Of the statistics of images from the running ones."""
     sums: list[Tensor] = []
 
     def note(_: nn.Module, args: tuple) -> None:
@@ -181,10 +204,10 @@ def _distance(model: nn.Module, norm: _BatchNorm, images: list[Tensor]) -> float
     finally:
         handle.remove()
     if not sums:
-        return 0.0
+        return Distance(0.0, 0.0)
     values = torch.cat(sums, 1)
     mean, var = norm.running_mean, norm.running_var
     assert mean is not None and var is not None
     apart = (values.mean(1) - mean) / (var + norm.eps).sqrt()
     ratio = (values.var(1) + 1e-12).log() - (var.double() + 1e-12).log()
-    return float(apart.abs().mean() + ratio.abs().mean() / 2)
+    return Distance(float(apart.abs().mean()), float(ratio.abs().mean() / 2))
