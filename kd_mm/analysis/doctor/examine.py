@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
+from ...auto import AUTO
 from ...errors import ConfigError
+from ...link import Link
 from ...unaugmented import feature_pairs, undisturbed
 from ...utils.kinds import default_scope
 from ...utils.randomness import kept_random
 from . import course, features, forms, inputs, knowledge, precision, state
-from .finding import Finding, look, wrong
+from .finding import Finding, fine, look, wrong
 from .patient import BATCHES, Patient, admit
 
 Check = Callable[[Patient], Iterator[Finding]]
@@ -66,12 +68,27 @@ def examine(
             )
         if patient is None:
             return findings
+        # the patient's own config has the links themselves by now
+        if isinstance(method := cfg.model.get('links', AUTO), str):
+            findings.append(_found(method, patient.links))
         with default_scope(cfg):
             tell(f'about {forecast(patient)} for {images} images and {steps} steps')
             for check in CHECKS:
                 with _silence():
                     findings += look_at(check, patient)
     return findings
+
+
+def _found(method: str, links: dict[str, Link]) -> Finding:
+    """What the name of a method has become, so that one knows what is looked at."""
+    told = []
+    for name, link in links.items():
+        parts = ', '.join(type(m).__name__ for m in (*link.stages, link.criterion))
+        student, teacher = (' '.join(link.specs[s]) for s in ('student', 'teacher'))
+        weight = f'weight {link.criterion.weight:g}'
+        held = weight if link.share is None else f'share {link.share.full:g}'
+        told.append(f'{name} {parts} {student} <- {teacher}, {held}')
+    return fine('links', f'{method}: {"; ".join(told)}')
 
 
 def _silence() -> contextlib.AbstractContextManager:
