@@ -125,7 +125,7 @@ def feature_link(
     """
     name = method
     if method in AUTOS:
-        name = 'pkd' if classifier else 'cwd'
+        name = 'pkd' if classifier or method == AUTO else 'cwd'
     if classifier:
         file, key = _LAST_MAP.get(name, _MAPS[name])
         key = f'sokd.cifar{classes}.map' if _is_published(name, classes) else key
