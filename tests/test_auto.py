@@ -38,7 +38,6 @@ from kd_mm.pair import MAP
 
 ADAPTER = dict(type='kd_mm.ConvAdapter')
 TO_MAP = dict(type='kd_mm.TokensToMap')
-CWD = dict(type='kd_mm.CWDLoss', tau=1.0, weight=10.0)
 PKD = dict(type='kd_mm.PKDLoss', weight=6.0)
 
 
@@ -58,7 +57,7 @@ PAIRS = {
     'an FPN and a wider one': (
         toys.retinanet(),
         toys.retinanet(width=24),
-        dict(student='neck', teacher='neck', criterion=CWD, stages=[ADAPTER]),
+        dict(student='neck', teacher='neck', criterion=PKD, stages=[ADAPTER]),
     ),
     'levels of one stride go together': (
         toys.faster_rcnn(),
@@ -67,13 +66,13 @@ PAIRS = {
             student='neck',
             teacher='neck',
             levels=dict(student=[1, 2, 3, 4], teacher=[0, 1, 2, 3]),
-            criterion=CWD,
+            criterion=PKD,
         ),
     ),
     'the encoder in front of a decoder': (
         query_toys.detr(),
         query_toys.detr(),
-        dict(student='encoder', teacher='encoder', criterion=CWD),
+        dict(student='encoder', teacher='encoder', criterion=PKD),
     ),
     'tokens against the maps of one stride': (
         toys.retinanet(),
@@ -82,7 +81,7 @@ PAIRS = {
             student='neck',
             teacher='encoder',
             levels=dict(student=[2], teacher=[0]),
-            criterion=CWD,
+            criterion=PKD,
             stages=[TO_MAP, ADAPTER],
         ),
     ),
