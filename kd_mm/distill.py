@@ -46,26 +46,26 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
     inherited: tuple[str, ...]
     keeps_weights = False  # it was built, and perhaps trained, before
 
-    def loss(self, inputs: Tensor, data_samples: Sequence[Any], *args: Any) -> dict:
+    def loss(self, *args: Any, **kwargs: Any) -> dict:
         """The student's own losses, and one line per link on top while training."""
         if not self.training:
-            return self._student_loss(inputs, data_samples, *args)
+            return self._student_loss(*args, **kwargs)
+        inputs, data_samples, *_ = *args, *kwargs.values()  # first, by any name
         distiller = self.distiller
         if distiller.measuring:  # not in steps that are taken back
             distiller.teachers.follow(self)
         moment = distiller.factors()
         factors = distiller.on('labelled', moment)
         if not any(factors.values()):
-            losses = self._student_loss(inputs, data_samples, *args)
+            losses = self._student_loss(*args, **kwargs)
             added = distiller.idle(inputs, factors) | self._without_labels(moment)
             return self._watched(losses, added)
         teacher = self._taught(inputs, data_samples, factors)
         specs = distiller.specs('student', factors)
         with distiller.taps['student'].record(self, specs=specs) as student:
-            losses = self._student_loss(inputs, data_samples, *args)
+            losses = self._student_loss(*args, **kwargs)
         distiller.hear(losses, factors)
-        size = tuple(inputs.shape[2:])
-        added = distiller(student, teacher, data_samples, size, factors)
+        added = distiller(student, teacher, data_samples, inputs.shape[2:], factors)
         added |= distiller.idle(inputs, factors) | self._without_labels(moment)
         return self._watched(losses, added)
 
@@ -106,8 +106,8 @@ class DistilledMixin(nn.Module if TYPE_CHECKING else object):  # type: ignore[mi
             self.distiller.watch(merged)
         return merged
 
-    def _student_loss(self, *args: Any) -> dict:
-        return super().loss(*args)
+    def _student_loss(self, *args: Any, **kwargs: Any) -> dict:
+        return super().loss(*args, **kwargs)
 
     def init_weights(self) -> None:
         """The student's own initialisation, then what it inherits from the teacher."""

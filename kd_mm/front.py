@@ -161,6 +161,8 @@ def distil_config(
         teacher=dict(config=config, checkpoint=weights),
         links=links,
     )
+    if isinstance(config, dict) and isinstance(teacher, Config):
+        _import_also(distilled, teacher)
     if student_checkpoint is not None:
         distilled.load_from = fspath(student_checkpoint)
     # not that of the student alone: its checkpoints bear the same names
@@ -168,6 +170,21 @@ def distil_config(
     label = links if isinstance(links, str) else 'distilled'
     distilled.work_dir = f'{folder.rstrip("/")}_{label}'
     return distilled
+
+
+def _import_also(cfg: Config, teacher: Config) -> None:
+    """What a teacher without a file needs imported, so that the config stands alone."""
+    wanted = [c.get('custom_imports') or {} for c in (cfg, teacher)]
+    modules = [name for one in wanted for name in _several(one.get('imports'))]
+    if wanted[1]:
+        cfg.custom_imports = dict(imports=list(dict.fromkeys(modules)))
+        cfg.custom_imports.allow_failed_imports = all(
+            one.get('allow_failed_imports', False) for one in wanted if one
+        )
+
+
+def _several(names: str | list[str] | None) -> list[str]:
+    return [names] if isinstance(names, str) else list(names or ())
 
 
 def _stem(cfg: Config) -> str:

@@ -87,6 +87,17 @@ class LossOfBatch(LossBeside):
         return super().forward(inputs, data_samples, mode)
 
 
+@MODELS.register_module()
+class LossByName(LossOfBatch):
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        if mode == 'loss':
+            return self.loss(batch_inputs=inputs, batch_data_samples=data_samples)
+        return Tutorial.forward(self, inputs, data_samples, mode)
+
+    def loss(self, batch_inputs, batch_data_samples):
+        return super().loss(batch_inputs, batch_data_samples)
+
+
 @pytest.mark.parametrize(
     ('kind', 'message'),
     [
@@ -101,8 +112,9 @@ def test_a_student_that_would_train_undistilled_is_refused(kind, message):
         build(distill_cfg(dict(type=kind), TEACHER, LINKS))
 
 
-def test_a_student_that_computes_its_losses_in_loss_is_taken():
-    model = build(distill_cfg(dict(type='LossOfBatch'), TEACHER, LINKS))
+@pytest.mark.parametrize('kind', ['LossOfBatch', 'LossByName'])
+def test_a_student_that_computes_its_losses_in_loss_is_taken(kind):
+    model = build(distill_cfg(dict(type=kind), TEACHER, LINKS))
     assert 'loss' not in vars(model)
     log = train_steps(model, classification_batch(), steps=1)[0]
     assert log['loss_kd_body'] > 0

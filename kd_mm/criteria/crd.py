@@ -21,6 +21,21 @@ from .dkd import targets
 UNKNOWN = 1  # images, where no run is building the model
 
 
+def refuse_several(dataset: Any) -> None:
+    """Refuse data sets in one, whose images bear the same numbers.
+
+    Raises:
+        ConfigError: If there is more than one inside its wrappers.
+    """
+    while dataset is not None:
+        if len(getattr(dataset, 'datasets', ())) > 1:
+            raise ConfigError(
+                'CRDLoss knows images by their sample_idx, which every part of a '
+                f'{type(dataset).__name__} counts from 0: train on one data set'
+            )
+        dataset = getattr(dataset, 'dataset', None)
+
+
 def nce_loss(positive: Tensor, negative: Tensor, valid: Tensor, images: int) -> Tensor:
     r"""Noise-contrastive estimation, mean over images.
 
@@ -142,6 +157,7 @@ class CRDLoss(Criterion):
     @torch.no_grad()
     def before_train(self, runner: Runner) -> None:
         """A run that starts anew may have another teacher: its bank is empty."""
+        refuse_several(runner.train_dataloader.dataset)
         if runner._resume or not (self.labels >= 0).any():
             return
         aside = torch.Generator().manual_seed(0)

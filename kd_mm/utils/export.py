@@ -239,8 +239,13 @@ def build_plain(cfg):
         try:
             built = MODELS.build(model)
         except (KeyError, TypeError, ImportError) as error:
+            own = (
+                '; code of your own (custom_imports) is not run from a checkpoint: '
+                "--config FILE gives the run's config, --trust runs what is inside"
+            )
             raise ConfigError(
                 f'the plain student {type_name(model)} cannot be built: {error}'
+                + own * bool(cfg.get('custom_imports'))
             ) from error
     if hasattr(built, 'distiller'):  # a factory of the user's around ours
         raise ConfigError(

@@ -12,6 +12,11 @@ SCHEDULERS = (
     'Constant', 'CosineAnnealing', 'CosineRestart', 'Exponential', 'Linear',
     'MultiStep', 'OneCycle', 'Poly', 'QuadraticWarmup', 'ReduceOnPlateau', 'Step',
 )  # fmt: skip
+WARM_UPS = tuple(
+    name + what
+    for name in ('Constant', 'Linear', 'QuadraticWarmup')
+    for what in ('LR', 'Momentum', 'ParamScheduler')
+)
 HOOKS = ('switch_epoch', 'num_last_epochs', 'begin_epoch')
 DISTILLER = ('optim_wrapper', 'paramwise_cfg', 'distiller', 'param_scheduler')
 
@@ -41,7 +46,9 @@ def set_length(cfg: MutableMapping, epochs: int) -> None:
         )
     for where, schedulers in _schedulers(cfg):
         for index, scheduler in enumerate(schedulers):
-            if scheduler.get('by_epoch', True):
+            if not scheduler.get('by_epoch', True):
+                _check_warm_up(scheduler, f'--epochs={epochs}: {where}.{index}')
+            else:
                 with within(f'--epochs={epochs}: {where}.{index} '):
                     scheduler.update(rescaled(scheduler, old, epochs))
 
@@ -147,6 +154,17 @@ def _schedulers(cfg: Mapping) -> Iterator[tuple[str, list]]:
     ):
         many = [found] if isinstance(found, Mapping) else found
         yield where, [one for one in many or () if isinstance(one, Mapping)]
+
+
+def _check_warm_up(scheduler: Mapping, place: str) -> None:
+    """What counts iterations stays as it is, which only a warm-up can."""
+    if is_type(scheduler, *WARM_UPS):
+        return
+    raise ConfigError(
+        f'{place} {type_name(scheduler)} counts iterations and would not end with the '
+        'training; say by_epoch=True, convert_to_iter_based=True and epochs, or set '
+        'train_cfg.max_epochs and its length by --cfg-options'
+    )
 
 
 def _change(said: MutableMapping, keys: tuple[str, ...], how: Callable) -> None:

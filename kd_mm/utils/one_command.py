@@ -86,7 +86,9 @@ def distilled(cfg, args):
             args.teacher,
             method=args.method or AUTO,
             teacher_checkpoint=args.teacher_checkpoint,
-            student_checkpoint=args.student_checkpoint,
+            # to start from weights is to be trained already, whoever says it
+            student_checkpoint=args.student_checkpoint
+            or (args.cfg_options or {}).get('load_from'),
         )
     already = is_distilled(cfg.get('model'))
     keys = dict(method='links', teacher_checkpoint='teacher.checkpoint')

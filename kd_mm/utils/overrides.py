@@ -69,6 +69,12 @@ def check_top_level(cfg):
                 continue
             absent = sorted(name for name in known if name not in node)
             close = [name for name in sorted(known) if _slip(key, name)]
+            # a variable beside the key itself: custom_hook, val_evaluator2
+            close = [
+                name
+                for name in close
+                if name not in node or not _helper(key, name, node[key])
+            ]
             close += difflib.get_close_matches(key, absent, n=1, cutoff=0.9)
             if close:
                 raise ConfigError(
@@ -123,6 +129,13 @@ def _slip(one, other):
     a, b = one[same:], other[same:]
     swapped = a[:2] == b[:2][::-1] and a[2:] == b[2:]
     return swapped or a[1:] == b or a == b[1:] or a[1:] == b[1:]
+
+
+def _helper(key, name, value):
+    """Whether it is one of several, or the one part of a list that bears its name."""
+    return key.rstrip('0123456789') == name or (
+        f'{key}s' == name and isinstance(value, dict)
+    )
 
 
 def check_overrides(cfg, options):

@@ -16,6 +16,7 @@ from mmpretrain.structures import DataSample
 from torch.autograd import gradcheck
 
 from kd_mm.criteria import CRDLoss, nce_loss
+from kd_mm.criteria.crd import refuse_several
 from kd_mm.errors import ConfigError
 from kd_mm.pair import FeaturePair
 from kd_mm.sizes import data_of_run
@@ -325,6 +326,18 @@ def links(**options) -> dict:
             criterion=dict(type='kd_mm.CRDLoss', negatives=8, dim=DIM, **options),
         )
     )
+
+
+def test_images_that_share_a_number_are_refused():
+    class Images(list):
+        pass
+
+    both, fold = Images(), Images()
+    both.datasets, fold.dataset = [range(3), range(3)], both
+    with pytest.raises(ConfigError, match='every part of a Images counts from 0'):
+        refuse_several(fold)
+    both.datasets = [range(3)]
+    refuse_several(fold)
 
 
 def test_the_size_of_the_training_set_is_found():

@@ -202,7 +202,14 @@ def test_a_misspelt_top_level_key_is_refused():
     for cfg in (dict(custom_hook=[]), dict(custom_hook=1, custom_hooks=[])):
         with pytest.raises(ConfigError, match="did you mean 'custom_hooks'"):
             check_top_level(cfg)
+    with pytest.raises(ConfigError, match="did you mean 'val_evaluator'"):
+        check_top_level(dict(val_evaluator1={}))
     check_top_level(dict(custom_pipeline=1, custom_hooks=[]))
+    own = dict(type='EMAHook')
+    check_top_level(dict(custom_hook=own, custom_hooks=[own]))
+    check_top_level(dict(val_evaluator1={}, val_evaluator=[{}]))
+    hooks = dict(checkpoint={}, checkpoint2=dict(type='CheckpointHook'))
+    check_top_level(dict(default_hooks=hooks))
 
 
 def test_only_config_errors_are_one_line_once_training_runs():

@@ -1,5 +1,6 @@
 """``train.py STUDENT --teacher TEACHER``: any plain config, distilled by one line."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import kd_mm
 from kd_mm.errors import ConfigError
 from kd_mm.utils.export import plain_student
 from kd_mm.utils.fine_tuning import proposal
+from kd_mm.utils.one_command import add_arguments, distilled
 
 
 @pytest.fixture
@@ -152,6 +154,30 @@ def test_the_function_makes_configs_that_a_runner_trains(pair, tmp_path):
     assert model.data_preprocessor.mean.unique().tolist() == [127.5]
     theirs = model.distiller.teacher.model.state_dict()
     assert all(torch.equal(v, theirs[k]) for k, v in network.state_dict().items())
+
+
+def test_weights_to_start_from_make_a_trained_student_however_they_are_said(pair):
+    for more in ([f'--student-checkpoint={pair / "plain.pth"}'], None):
+        options = {} if more else dict(load_from=str(pair / 'plain.pth'))
+        args = argparse.ArgumentParser()
+        add_arguments(args)
+        words = ['--teacher', str(pair / 'wide.py')]
+        words += ['--teacher-checkpoint', str(pair / 'wide.pth')]
+        found = args.parse_args(words + (more or []))
+        found.cfg_options = options
+        cfg = distilled(Config.fromfile(pair / 'plain.py'), found)
+        assert cfg.model.links == 'auto_trained'
+        assert cfg.load_from == str(pair / 'plain.pth')
+
+
+def test_what_a_teacher_without_a_file_imports_is_imported_by_the_run(pair):
+    student, teacher = (Config.fromfile(pair / f'{n}.py') for n in ('plain', 'wide'))
+    student.custom_imports = dict(imports='argparse')
+    teacher.custom_imports = dict(imports=['json', 'argparse'])
+    made = kd_mm.distil(student, teacher, teacher_checkpoint=pair / 'wide.pth')
+    assert made.custom_imports.imports == ['argparse', 'json']
+    assert not made.custom_imports.allow_failed_imports
+    assert student.custom_imports.imports == 'argparse'
 
 
 def test_the_function_says_what_it_cannot_take(pair):

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from kd_mm.errors import ConfigError
-from kd_mm.utils.export import export_student, plain_student
+from kd_mm.utils.export import build_plain, export_student, plain_student
 from kd_mm.utils.loading import check_fits
 
 
@@ -236,6 +236,12 @@ def test_half_precision_halves_the_file_and_loads(parts, saved, tmp_path):
 @MODELS.register_module()
 def a_factory_around_ours(**kwargs):
     return MODELS.build(dict(kwargs, type='kd_mm.Distill'))
+
+
+def test_code_of_a_runs_own_is_said_to_need_its_config():
+    cfg = Config(dict(model=dict(type='MyOwn'), custom_imports=dict(imports='mine')))
+    with pytest.raises(ConfigError, match='MyOwn cannot be built.*--config FILE'):
+        build_plain(cfg)
 
 
 def test_export_refuses_a_config_that_still_distils(parts, tmp_path):

@@ -151,6 +151,9 @@ def test_what_cannot_be_moved_is_refused():
     own = dict(type='MyOwnLR', by_epoch=True)
     with pytest.raises(ConfigError, match='param_scheduler.0 MyOwnLR is no scheduler'):
         set_length(config(own), 3)
+    cosine = dict(type='CosineAnnealingLR', by_epoch=False, T_max=90000)
+    with pytest.raises(ConfigError, match='_scheduler.0 CosineAnn.* counts iterations'):
+        set_length(config(cosine), 3)
     tuples = config()
     tuples.param_scheduler = (dict(type='StepLR', step_size=8),)
     set_length(tuples, 12)
