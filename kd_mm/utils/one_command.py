@@ -137,7 +137,7 @@ def tell(cfg, args, model):
 
 
 def tell_resumed(cfg, *, trust):
-    """Say that a schedule goes on as it was, whatever the config says by now.
+    """Say that nothing is left to train, or that a schedule goes on as it was.
 
     MMEngine restores schedulers whole, with their lengths; hooks and the end of
     training follow the config.
@@ -147,6 +147,9 @@ def tell_resumed(cfg, *, trust):
         trust (bool): Whether that checkpoint may run code.
     """
     content = check_checkpoint(cfg.load_from, key='--resume: checkpoint', trust=trust)
+    if line := _nothing_left(cfg, content.get('meta') or {}):
+        MMLogger.get_current_instance().warning(f'kd_mm: --resume: {line}')
+        return
     info = content.get('message_hub', {}).get('runtime_info', {})
     before, now = info.get('max_epochs'), cfg.train_cfg.get('max_epochs')
     if before and now and before != now:
@@ -156,6 +159,19 @@ def tell_resumed(cfg, *, trust):
             'checkpoint, and param_scheduler of the config has no effect; a new '
             'schedule begins with load_from'
         )
+
+
+def _nothing_left(cfg, meta):
+    """One line where a checkpoint is at the end of training already, else ''."""
+    more = dict(epoch='--epochs', iter='--cfg-options train_cfg.max_iters')
+    for unit, option in more.items():
+        end = cfg.train_cfg.get(f'max_{unit}s')
+        if end and meta.get(unit, 0) >= end:
+            return (
+                f'{cfg.load_from} is at {unit} {meta[unit]} of {end}: nothing is left '
+                f'to train; a larger {option} trains on'
+            )
+    return ''
 
 
 def _tell_start(cfg, args, model, logger):

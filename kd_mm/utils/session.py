@@ -21,7 +21,7 @@ from ..errors import ConfigError
 from .files import through_mmengine
 from .origin import blame_config
 from .saving import NotWrittenError, older_kept
-from .work_dir import alone, check_writable, find_resume
+from .work_dir import alone, check_writable, find_own, last_checkpoint, stamps
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 GRACE = 30  # seconds that other ranks leave rank 0 to tell what is wrong
@@ -65,6 +65,7 @@ class Session:
         self.work_dir = None
         self.cfg = None
         self._trains = False
+        self._found: dict = {}  # checkpoints that were there before
         self.started = False
         self._owned = {}  # folder -> its nearest parent that was there before
         self._signal = signal.SIGINT
@@ -105,6 +106,7 @@ class Session:
             if trains:
                 self._stack.enter_context(alone(cfg.work_dir))
             self._owned |= owned  # from here on nobody else's
+        self._found = stamps(cfg.work_dir)
         cli.prepare_launcher(cfg)
         runner = cli.build_runner(cfg)
         runner.register_hook(_Started(self))
@@ -212,20 +214,30 @@ class Session:
         how = 'interrupted' if self._signal == signal.SIGINT else 'stopped by SIGTERM'
         if self.work_dir is None:
             return f'{how} before anything was written'
+        if not self._trains:
+            return how
         return f'{how}; {self._resumable()}'
 
     def _resumable(self):
         assert self.work_dir is not None
         try:
-            last = find_resume(self.work_dir, trust=self._trust)
+            last = find_own(self.work_dir, self._found, trust=self._trust)
         except ConfigError as error:
             return str(error)
+        before = ''
         if last is None:
-            return f'no checkpoint in {self.work_dir} yet, nothing to resume'
+            before = f'nothing was saved in {self.work_dir} yet'
+            cfg = self.cfg or {}
+            last = cfg.get('load_from') if cfg.get('resume') else None
+        if last is None:
+            return f'{before}, nothing to resume'
+        # what is noted may be of another run, or of none
+        noted = last == last_checkpoint(self.work_dir)
+        option = ['--resume'] if noted else ['--resume', last]
+        can = f'{before}; {last} can be resumed' if before else f'{last} can be resumed'
         if int(os.environ.get('WORLD_SIZE', 1)) > 1:
-            return f'{last} can be resumed: the same command with --resume'
-        command = shlex.join([*_without_resume(sys.orig_argv), '--resume'])
-        return f'{last} can be resumed: {command}'
+            return f'{can}: the same command with {shlex.join(option)}'
+        return f'{can}: {shlex.join([*_without_resume(sys.orig_argv), *option])}'
 
 
 def _missing(path):

@@ -7,7 +7,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mmengine.logging import print_log
 
@@ -20,6 +20,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = '.running'
+NOTE = 'last_checkpoint'  # MMEngine's
 # of file systems that are mounted without them: Lustre, NFS
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -97,7 +98,7 @@ def last_checkpoint(folder: str) -> str | None:
     or half written. An address is taken as it is.
     """
     try:
-        with open(os.path.join(folder, 'last_checkpoint')) as file:
+        with open(os.path.join(folder, NOTE)) as file:
             path = file.read().strip()
     except OSError:
         return None
@@ -145,12 +146,47 @@ def find_resume(folder: str, *, trust: bool = False) -> str | None:
     return path
 
 
-def newest_whole(folder: str, *, trust: bool = False) -> str | None:
-    """The checkpoint of a run in a folder that is whole and has come farthest."""
-    found = []
+def stamps(folder: str) -> dict[str, tuple[int, int]]:
+    """Which checkpoints are in a folder, and the note of the last: told from later."""
+    found = {}
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
         path = os.path.join(folder, name)
-        if not name.endswith('.pth') or not os.path.isfile(path):
+        if os.path.isfile(path) and (name == NOTE or name.endswith('.pth')):
+            stat = os.stat(path)
+            found[path] = stat.st_mtime_ns, stat.st_ino
+    return found
+
+
+def find_own(
+    folder: str, before: dict[str, tuple[int, int]], *, trust: bool = False
+) -> str | None:
+    """The checkpoint to go on from that a run itself has saved, or None.
+
+    A run that starts anew in the folder of another finds the other's there.
+
+    Args:
+        folder (str): The run's.
+        before (dict): :func:`stamps` of it when the run began.
+        trust (bool): Whether checkpoints may run code. Defaults to False.
+
+    Raises:
+        ConfigError: As :func:`check_resume` does.
+    """
+    new = [path for path, stamp in stamps(folder).items() if before.get(path) != stamp]
+    noted = os.path.join(folder, NOTE) in new and last_checkpoint(folder)
+    if not noted:
+        return newest_whole(folder, trust=trust, among=new)
+    check_resume(noted, trust=trust)
+    return noted
+
+
+def newest_whole(
+    folder: str, *, trust: bool = False, among: Iterable[str] | None = None
+) -> str | None:
+    """The checkpoint of a run in a folder that is whole and has come farthest."""
+    found = []
+    for path in stamps(folder) if among is None else among:
+        if os.path.basename(path) == NOTE:
             continue
         with contextlib.suppress(ConfigError):
             content = check_checkpoint(path, key='--resume', trust=trust)

@@ -259,14 +259,14 @@ def test_workers_that_end_with_the_run_do_not_speak_of_damaged_checkpoints(
     def died(*_):
         raise RuntimeError('DataLoader worker is killed by signal: Terminated')
 
-    def find(folder, trust):
+    def find(folder, found, trust):
         signal.raise_signal(signal.SIGCHLD)
         return 'epoch_2.pth'
 
     before = signal.getsignal(signal.SIGCHLD)
-    monkeypatch.setattr('kd_mm.utils.session.find_resume', find)
+    monkeypatch.setattr('kd_mm.utils.session.find_own', find)
     with pytest.raises(SystemExit), Session() as session:
-        session.work_dir = 'work'
+        session.work_dir, session._trains = 'work', True
         signal.signal(signal.SIGCHLD, died)  # as a loader with workers does
         signal.raise_signal(signal.SIGTERM)
     assert 'stopped by SIGTERM; epoch_2.pth can be resumed' in capsys.readouterr().err

@@ -98,6 +98,10 @@ def test_a_trained_student_goes_on_and_a_schedule_is_proposed(pair, run):
     written = Config.fromfile(pair / 'work' / 'plain.py')
     assert written.optim_wrapper.optimizer.lr == 0.001  # said, not done
 
+    assert run(*line(pair, *options, '--resume')) == (0, [])
+    text = 'is at epoch 1 of 1: nothing is left to train; a larger --epochs trains on'
+    assert text in said(pair / 'work')
+
     # with something to resume the same command line starts from that
     assert run(*line(pair, *options, '--resume', '--epochs', 2)) == (0, [])
     log = said(pair / 'work')
