@@ -14,6 +14,7 @@ from .fine_tuning import proposal
 from .length import set_length
 from .loading import check_fits
 from .states import some
+from .work_dir import newest
 
 START = '--student-checkpoint'
 
@@ -122,6 +123,12 @@ def tell(cfg, args, model):
         ConfigError: If the student's checkpoint is of another model.
     """
     logger = MMLogger.get_current_instance()
+    if not cfg.get('resume') and (found := newest(cfg.work_dir, trust=args.trust)):
+        logger.warning(
+            f'kd_mm: {found} is of an earlier run, and this one starts anew in its '
+            'folder and may overwrite it; --resume goes on from it, --work-dir keeps '
+            'the two apart'
+        )
     if args.teacher:
         path = osp.join(cfg.work_dir, osp.basename(cfg.filename))
         logger.info(

@@ -180,6 +180,11 @@ def find_own(
     return noted
 
 
+def newest(folder: str, *, trust: bool = False) -> str | None:
+    """The checkpoint that a folder's last run left: the noted one, if there is one."""
+    return last_checkpoint(folder) or newest_whole(folder, trust=trust)
+
+
 def newest_whole(
     folder: str, *, trust: bool = False, among: Iterable[str] | None = None
 ) -> str | None:

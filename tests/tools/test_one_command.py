@@ -124,6 +124,15 @@ def test_weights_named_in_the_teachers_config_are_taken_and_told(pair, run):
     assert f'the weights that its config starts from, {pair / "wide.pth"}' in log
 
 
+def test_starting_over_in_the_folder_of_another_run_is_told(pair, run):
+    work = pair / 'work'
+    again = ('train', pair / 'plain.py', '--work-dir', work)
+    assert run(*again) == (0, [])
+    assert 'starts anew' not in said(work)
+    assert run(*again) == (0, [])
+    assert f'{work}/epoch_1.pth is of an earlier run' in said(work)
+
+
 def test_new_style_configs_are_distilled(pair, run):
     (pair / 'student.py').write_text(DETECTOR.replace('{folder}', str(pair)))
     work = ('--work-dir', pair / 'work')
