@@ -77,6 +77,7 @@ def main():
         if cfg.get('resume') and cfg.get('load_from') and not cfg.get('strategy'):
             one_command.tell_resumed(cfg, trust=args.trust)
         runner.train()
+        one_command.tell_result(cfg, runner)
 
 
 def start(cfg, begin, key, *, trust):

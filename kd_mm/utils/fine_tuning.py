@@ -30,12 +30,13 @@ def proposal(cfg: Mapping, options: Mapping, *, shortened: bool = False) -> str:
     if LR in options or not lr:
         return ''
     slower = f'--cfg-options {LR}={lr / SLOWER:g}'
-    if shortened or any(key in options for key in LENGTHS):
+    found = [pair for pair in zip(LENGTHS, lengths, strict=True) if pair[1]]
+    decided = shortened or any(key in options for key in LENGTHS)
+    if decided or (found and found[0][1] == 1):  # nothing is shorter than one
         return (
             f'lr {lr:g} is for a student that has yet to learn; for one that is '
             f'trained we propose {lr / SLOWER:g}: {slower}'
         )
-    found = [pair for pair in zip(LENGTHS, lengths, strict=True) if pair[1]]
     if not found:
         return ''
     (key, length), shorter = found[0], max(1, round(found[0][1] / SHORTER))
@@ -44,10 +45,11 @@ def proposal(cfg: Mapping, options: Mapping, *, shortened: bool = False) -> str:
     if unit != 'epochs':
         marks = [(key, shorter), *_marks(cfg, length, shorter)]
         given = slower + ''.join(f' {k}={v}'.replace(', ', ',') for k, v in marks)
+    fewer = f'{shorter} {unit}, or fewer' if shorter > 1 else f'1 {unit[:-1]}'
     return (
         f'the schedule is for a student that has yet to learn ({length} {unit} from lr '
-        f'{lr:g}); for one that is trained we propose {shorter} {unit}, or fewer, from '
-        f'lr {lr / SLOWER:g}: {given}'
+        f'{lr:g}); for one that is trained we propose {fewer}, from lr '
+        f'{lr / SLOWER:g}: {given}'
     )
 
 

@@ -1,7 +1,9 @@
 """``tools/train.py STUDENT --teacher TEACHER``: any plain config, distilled."""
 
 import os.path as osp
+import shlex
 
+from mmengine.hooks import CheckpointHook
 from mmengine.logging import MMLogger
 from torch import nn
 
@@ -166,6 +168,41 @@ def tell_resumed(cfg, *, trust):
             'checkpoint, and param_scheduler of the config has no effect; a new '
             'schedule begins with load_from'
         )
+
+
+def tell_result(cfg, runner):
+    """Say which checkpoint there is after training, and what is done with it next.
+
+    Args:
+        cfg (Config): The config of the run.
+        runner (Runner | FlexibleRunner): When it is through.
+    """
+    which, path = _result(cfg, runner.hooks)
+    if not path or not (osp.isfile(path) or '://' in path):
+        return  # none was asked for, or a folder of shards
+    config = osp.join(cfg.work_dir, osp.basename(cfg.filename))
+    then = []
+    if cfg.get('test_dataloader'):
+        then.append(shlex.join(['python', '-m', 'kd_mm', 'test', config, path]))
+    if is_distilled(cfg.model):
+        out = osp.join(cfg.work_dir, 'student.pth')
+        command = ['python', '-m', 'kd_mm', 'export_student', path, out]
+        then.append(f'{shlex.join(command)} (the plain student)')
+    runner.logger.info(
+        f'kd_mm: {"; ".join([f"the {which} checkpoint is {path}", *then])}'
+    )
+
+
+def _result(cfg, hooks):
+    """Which checkpoint is the run's result: 'best' or 'last', and its path or None."""
+    saving = [hook for hook in hooks if isinstance(hook, CheckpointHook)]
+    for hook in saving:
+        by_metric = getattr(hook, 'best_ckpt_path_dict', {})
+        paths = [getattr(hook, 'best_ckpt_path', None), *by_metric.values()]
+        if any(paths):
+            return 'best', next(filter(None, paths))
+    last = [hook.last_ckpt for hook in saving if hook.last_ckpt]
+    return 'last', last[-1] if last else cfg.get('resume') and cfg.get('load_from')
 
 
 def _nothing_left(cfg, meta):

@@ -9,6 +9,7 @@ import mmdet
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from new_style import DETECTOR
 from toy_run import write_teacher
@@ -17,7 +18,7 @@ import kd_mm
 from kd_mm.errors import ConfigError
 from kd_mm.utils.export import plain_student
 from kd_mm.utils.fine_tuning import proposal
-from kd_mm.utils.one_command import add_arguments, distilled
+from kd_mm.utils.one_command import _result, add_arguments, distilled
 
 
 @pytest.fixture
@@ -90,11 +91,17 @@ def test_a_trained_student_goes_on_and_a_schedule_is_proposed(pair, run):
     )
     assert run(*line(pair, *options, '--resume')) == (0, [])  # nothing to resume yet
     log = said(pair / 'work')
+    made, out = (pair / 'work' / name for name in ('epoch_1.pth', 'student.pth'))
+    commands = log.partition('the last checkpoint is ')[2].splitlines()[0].split('; ')
+    assert commands == [
+        str(made),
+        f'python -m kd_mm test {pair / "work" / "plain.py"} {made}',
+        f'python -m kd_mm export_student {made} {out} (the plain student)',
+    ]
     bias = state_of(pair / 'work' / 'epoch_1.pth')['bbox_head.retina_cls.bias']
     assert torch.allclose(bias, torch.tensor(-7.0), atol=0.1)
     assert '1 tensors of the student are not in it' in log and 'retina_reg.bias' in log
-    assert '(1 epochs from lr 0.001); for one that is trained we propose' in log
-    assert '--epochs 1 --cfg-options optim_wrapper.optimizer.lr=0.0005' in log
+    assert 'we propose 0.0005: --cfg-options optim_wrapper.optimizer.lr=0.0005' in log
     written = Config.fromfile(pair / 'work' / 'plain.py')
     assert written.optim_wrapper.optimizer.lr == 0.001  # said, not done
 
@@ -131,6 +138,23 @@ def test_starting_over_in_the_folder_of_another_run_is_told(pair, run):
     assert 'starts anew' not in said(work)
     assert run(*again) == (0, [])
     assert f'{work}/epoch_1.pth is of an earlier run' in said(work)
+    assert f'the last checkpoint is {work}/epoch_1.pth; python -m kd_mm test' in said(
+        work
+    )
+
+
+def test_the_best_checkpoint_is_the_result():
+    hook = CheckpointHook(save_best=['a', 'b'], rule='greater')
+    hook.last_ckpt = 'epoch_2.pth'
+    assert _result({}, [hook]) == ('last', 'epoch_2.pth')
+    hook.best_ckpt_path_dict = dict(a=None, b='best_b_epoch_1.pth')
+    assert _result({}, [hook]) == ('best', 'best_b_epoch_1.pth')
+    one = CheckpointHook(save_best='a', rule='greater')
+    one.best_ckpt_path = 'best_a_epoch_1.pth'
+    assert _result({}, [one]) == ('best', 'best_a_epoch_1.pth')
+    end = dict(resume=True, load_from='epoch_9.pth')
+    assert _result(end, [CheckpointHook()]) == ('last', 'epoch_9.pth')
+    assert not _result(dict(load_from='coco.pth'), [CheckpointHook()])[1]
 
 
 def test_new_style_configs_are_distilled(pair, run):
@@ -234,6 +258,11 @@ def test_a_proposed_schedule_is_whole():
     text = proposal(cfg, {})
     assert '(24 epochs from lr 0.02)' in text and '12 epochs, or fewer, from' in text
     assert text.endswith(': --epochs 12 --cfg-options optim_wrapper.optimizer.lr=0.01')
+
+    text = proposal(schedule(train_cfg=dict(max_epochs=2)), {})
+    assert 'we propose 1 epoch, from lr 0.01: --epochs 1 --cfg' in text
+    text = proposal(schedule(train_cfg=dict(max_epochs=1)), {})
+    assert 'epoch' not in text and 'we propose 0.01: --cfg-options' in text
 
     iterations = schedule(
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=900),
