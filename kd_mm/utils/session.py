@@ -24,6 +24,7 @@ from .saving import NotWrittenError, older_kept
 from .work_dir import alone, check_writable, find_own, last_checkpoint, stamps
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+LONGEST = 1200  # characters of a message
 GRACE = 30  # seconds that other ranks leave rank 0 to tell what is wrong
 CHILD = getattr(signal, 'SIGCHLD', None)  # not on Windows
 
@@ -162,12 +163,13 @@ class Session:
             return
         if not self.started and _rank() == 0:
             self._leave_nothing()
-        if isinstance(error, KeyboardInterrupt):
+        if _is_interruption(error):
             self._say(self._interrupted())
             raise SystemExit(128 + self._signal) from None
         line = one_line(error, started=self.started, cfg=self.cfg)
         if line is None:
             return
+        line = shortened(line)
         trained = self.started and self._trains
         if self.work_dir and (trained or isinstance(error, NotWrittenError)):
             line += f'; {self._resumable()}'
@@ -258,6 +260,25 @@ def _leave_process_group():
         dist.barrier()
         time.sleep(0.1)
     dist.destroy_process_group()
+
+
+def _is_interruption(error):
+    """Whether it is one, or what others made of it: MMEngine's bare ``except`` do."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__context__
+    return False
+
+
+def shortened(line):
+    """A line that can be read: without the middle of what some libraries dump.
+
+    What is wrong stands at its beginning, and what to do about it at its end.
+    """
+    if len(line) <= LONGEST:
+        return line
+    return f'{line[: LONGEST // 2]} [...] {line[-LONGEST // 2 :]}'
 
 
 def one_line(error, *, started, cfg=None):

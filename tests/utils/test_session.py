@@ -3,8 +3,10 @@
 import signal
 
 import pytest
+from mmengine.config import Config
 from test_work_dir import save
 
+from kd_mm.errors import ConfigError
 from kd_mm.utils.session import Session
 from kd_mm.utils.work_dir import stamps
 
@@ -35,6 +37,27 @@ def test_an_interrupted_run_names_no_checkpoint_of_another_run(tmp_path, capsys)
     path = save(tmp_path / 'elsewhere', 3)
     text = stopped_at(Session(), dict(cfg, resume=True, load_from=path), capsys)
     assert 'nothing was saved' in text and text.endswith(f'--resume {path}\n')
+
+
+def test_an_interruption_that_a_library_took_for_an_error_is_one(capsys, monkeypatch):
+    """While MMEngine writes the config it takes any exception for a wrong syntax."""
+
+    def interrupted(*_, **__):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', interrupted)
+    with pytest.raises(SystemExit) as stop, Session():
+        print(Config(dict(a=1)).pretty_text)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == 'interrupted before anything was written\n'
+
+
+def test_a_long_message_keeps_what_is_wrong_and_the_remedy(capsys):
+    with pytest.raises(SystemExit), Session():
+        raise ConfigError(f'a is wrong: {"x" * 5000}: give b')
+    text = capsys.readouterr().err
+    assert text.startswith('error: a is wrong') and text.endswith(': give b\n')
+    assert len(text) < 1300
 
 
 def test_an_interrupted_test_has_nothing_to_resume(tmp_path, capsys):
