@@ -302,7 +302,7 @@ def _build_distiller(
         share_interval=share_interval,
         stop_on_nan=stop_on_nan,
     )
-    distiller.links_config = copy.deepcopy(links)
+    distiller.links_config, distiller.found_by = copy.deepcopy(links), where[:-2]
     held: dict[str, list[Tensor]] = {}  # what links with a share tap
     targets: dict[str, float] = {}
     for name, link in built.items():

@@ -36,6 +36,7 @@ class Distiller(nn.Module):
     Attributes:
         links_config (dict[str, dict]): What ``links`` of a config would say; complete,
             where they were found by themselves.
+        found_by (str): By which name, as a config says it; '' where they were given.
         progress (Progress | None): Where training is, as
             :class:`kd_mm.hooks.DistillHook` says before every iteration.
     """
@@ -55,6 +56,7 @@ class Distiller(nn.Module):
         self.links = nn.ModuleDict(links)
         self.taps = taps
         self.links_config: dict[str, dict] = {}
+        self.found_by = ''
         self.share_interval = share_interval
         self.unlabelled: dict | None = None  # a batch for the coming step
         self.measuring = True  # not in passes that the student does not learn from

@@ -98,11 +98,14 @@ class Progress:
         end = self.end(by_epoch)
         if end is None or moment < end or (moment == end and not begins):
             return
-        unit = 'epochs' if by_epoch else 'iterations'
+        unit = 'epoch' if by_epoch else 'iteration'
+        least = math.floor(moment) + 1 if begins else math.ceil(moment)
+        longer = 'train for' if self.what == 'training' else 'let it last'
         hint = ' (by_epoch=False counts iterations)' if by_epoch else ''
         raise ConfigError(
-            f'{option}={moment:g} is never reached in {end:g} {unit} of '
-            f'{self.what}{hint}'
+            f'{option}={moment:g} is never reached in {end:g} {unit}{"s" * (end != 1)} '
+            f'of {self.what}: {longer} at least {least} {unit}{"s" * (least != 1)}, or '
+            f'make it smaller{hint}'
         )
 
 
@@ -220,8 +223,8 @@ class Schedule:
             unit = 'epochs' if self.by_epoch else 'iterations'
             raise ConfigError(
                 f'schedule.warmup={self.warmup:g} and schedule.decay={self.decay:g} '
-                f'leave nothing of the {end:g} {unit} of the link: it never has its '
-                'whole weight'
+                f'leave nothing of the {end:g} {unit} of the link, which never has its '
+                'whole weight: make one of them smaller, or train longer'
             )
 
     def until_stop(self, progress: Progress) -> Progress:

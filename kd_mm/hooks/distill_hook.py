@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.runner._flexible_runner import FlexibleRunner
 from torch import nn
 
@@ -169,12 +169,12 @@ class DistillHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         distiller = _distiller(runner)
-        progress = distiller.progress = Progress.of(runner)
+        distiller.progress = Progress.of(runner)
         for name, link in distiller.links.items():
             if not link.criterion.weight:
                 continue
             try:
-                link.check_time(progress)
+                self._check_time(runner, link, distiller.found_by)
                 if link.share is not None and not runner._resume:
                     link.share.restart()
                 self._check_batch_size(runner, link)
@@ -239,6 +239,21 @@ class DistillHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         self._watch.validated(runner, metrics)
+
+    @staticmethod
+    def _check_time(runner: Runner, link: Link, found_by: str) -> None:
+        """Whoever has only named a method has no option to make smaller."""
+        try:
+            link.check_time(Progress.of(runner))
+        except ConfigError as error:
+            if not found_by:
+                raise
+            epochs = isinstance(runner.train_loop, EpochBasedTrainLoop)
+            option = '--epochs' if epochs else '--cfg-options train_cfg.max_iters'
+            raise ConfigError(
+                f'{error}; it comes from {found_by}: {option} trains longer, and the '
+                'config in the work dir of such a run has the links to be changed'
+            ) from error
 
     @staticmethod
     def _check_batch_size(runner: Runner, link: Link) -> None:

@@ -243,7 +243,8 @@ class ChannelAlign(Stage):
         if self.every and end and 2 * (self.fit_at + self.every) >= end:
             raise ConfigError(
                 f'every={self.every} is without effect: fit_at={self.fit_at} and '
-                f'{self.every} more are not within the first half of {end:g}'
+                f'{self.every} more are not within the first half of {end:g}; make '
+                'one of them smaller, leave every out, or train longer'
             )
 
     def before_train(self, runner: Runner) -> None:
