@@ -19,6 +19,7 @@ FLOORS = (
         'utils.regions',
         'utils.amp',
         'utils.classes',
+        'utils.config_text',
         'utils.flops',
         'utils.kinds',
         'utils.metrics',

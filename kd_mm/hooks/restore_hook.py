@@ -9,6 +9,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..errors import ConfigError
+from ..utils.config_text import read_config_text
+from ..utils.kinds import is_type, type_name
 from ..utils.states import DISTILLER, WRAPPERS, compare, some, unlike
 from ..utils.wrappers import unwrapped
 
@@ -18,8 +20,9 @@ class RestoreHook(Hook):
 
     MMEngine loads non-strictly: what is missing, has another shape or another name
     keeps its random start, with a warning at most. So names and shapes are compared
-    before anything is loaded, and afterwards the values that arrived: of the student,
-    the distiller, and the average if the run keeps one. ``load_from`` starts anew: of
+    before anything is loaded, and what the links are, which their tensors need not
+    show; afterwards the values that arrived: of the student, the distiller, and the
+    average if the run keeps one. ``load_from`` starts anew: of
     a distiller only what fits is taken.
 
     Present in every run of a distilled model without being asked for.
@@ -50,6 +53,7 @@ class RestoreHook(Hook):
             )
         for where, module, state in _sides(runner, checkpoint):
             _check_names(where, module, state)
+        _check_links(_model(runner).distiller.links_config, _links(checkpoint))
         self._expected = checkpoint
 
     def before_train(self, runner: Runner) -> None:
@@ -156,3 +160,65 @@ def _check_names(where: str, module: nn.Module, state: Mapping[str, Any]) -> Non
             'links, or another student or teacher. Use load_from to start anew from '
             'its student'
         )
+
+
+def _links(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """``links`` of the config in a checkpoint; None where it does not say them."""
+    try:
+        cfg = read_config_text(checkpoint['meta']['cfg'], where='the config')
+    except (ConfigError, KeyError, TypeError):  # of a runner without a config, say
+        return None
+    model = cfg.get('model')
+    links = model.get('links') if is_type(model, 'kd_mm.Distill') else None
+    return links if isinstance(links, Mapping) else None
+
+
+def _check_links(ours: Mapping[str, Any], theirs: Mapping[str, Any] | None) -> None:
+    """What is compared, and by which parts. Their options may change.
+
+    Raises:
+        ConfigError: Naming what differs first.
+    """
+    if theirs is None:
+        return
+    before, now = (
+        {
+            f'links.{name}{key and f".{key}"}': value
+            for name, link in links.items()
+            for key, value in _essence(link).items()
+        }
+        for links in (theirs, ours)
+    )
+    for key in (*before, *now):
+        if before.get(key) != now.get(key):
+            was, is_now = (side.get(key, 'not there') for side in (before, now))
+            raise ConfigError(
+                f'cannot resume: {key} is {was} in the checkpoint, and now {is_now}; '
+                'go on with the links that it was trained with, begin a new run in '
+                'another --work-dir, or use load_from to start anew from its student'
+            )
+
+
+def _essence(link: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a link this one, in plain values; '' stands for the link itself."""
+    taps = {
+        side: [link[side]] if isinstance(link[side], str) else list(link[side])
+        for side in ('student', 'teacher')
+    }
+    levels = link.get('levels')
+    if not isinstance(levels, Mapping):
+        levels = dict(student=levels, teacher=levels)
+    chosen = {f'levels.{side}': v and list(v) for side, v in levels.items()}
+    stages = [_kinds(stage) for stage in link.get('stages') or ()]
+    criterion = _kinds(link['criterion'])
+    return {'': 'there', 'criterion': criterion, 'stages': stages, **taps, **chosen}
+
+
+def _kinds(part: Mapping[str, Any]) -> str:
+    """The type of a part, and those of the parts within it: 'HeadLoss(BoxLoss)'."""
+    inside = []
+    for value in part.values():
+        many = value if isinstance(value, list | tuple) else [value]
+        inside += [_kinds(one) for one in many if isinstance(one, Mapping)]
+    names = ', '.join(filter(None, inside))
+    return f'{type_name(part)}({names})' if names else type_name(part)

@@ -17,6 +17,7 @@ from test_promises_classification import runner as digits_runner
 from torch import nn
 
 from kd_mm.errors import ConfigError
+from kd_mm.hooks.restore_hook import _kinds
 
 EMA = dict(type='EMAHook', momentum=0.1)
 
@@ -269,3 +270,63 @@ def test_resuming_from_bare_weights_or_a_whole_model_is_refused(tmp_path):
     run._load_from = 'whole.pth'
     with pytest.raises(ConfigError, match='holds a DistilledRetinaNet, not weights'):
         run.train()
+
+
+# ---- other links whose tensors are the same -----------------------------------------
+
+
+def pooled(criterion=None, *, stages=(), tap='neck', **link):
+    """Without tensors of its own, like PKD and CWD between networks of one width."""
+    criterion = criterion or dict(type='kd_mm.CWDLoss', tau=1.0)
+    parts = dict(criterion=criterion, stages=list(stages))
+    return dict(fpn=dict(student=tap, teacher=tap, **parts, **link))
+
+
+def run_of(folder, links, **more):
+    cfg = distill_cfg(toys.retinanet(), toys.retinanet(), links)
+    return detection_runner(cfg, folder, epochs=1, **more)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('trained')
+    run_of(folder, pooled()).train()
+    return folder / 'epoch_1.pth'
+
+
+@pytest.mark.parametrize(
+    ('links', 'message'),
+    [
+        (pooled(dict(type='kd_mm.PKDLoss')), 'criterion is CWDLoss .* now PKDLoss'),
+        (pooled(stages=[dict(type='kd_mm.MatchMoments')]), r'stages is \[\] .*Moments'),
+        (pooled(tap='backbone'), 'fpn.student is .*neck.*backbone'),
+        (pooled(levels=[0]), r'fpn.levels.student is None .* now \[0\]'),
+        (dict(other=pooled()['fpn']), 'fpn is there in the checkpoint, and now not'),
+    ],
+)
+def test_other_links_with_the_same_tensors_are_refused(
+    trained, tmp_path, links, message
+):
+    folder = point_to(trained, tmp_path / 'again')
+    with pytest.raises(ConfigError, match=f'cannot resume: links.*{message}.*work-dir'):
+        run_of(folder, links, resume=True).train()
+
+
+def test_parts_within_a_part_are_of_what_a_link_is():
+    boxes = [dict(type='kd_mm.BoxLoss', form='deltas'), dict(type='LDLoss', tau=1)]
+    part = dict(type='kd_mm.HeadLoss', boxes=boxes, other=dict(a=1))
+    assert _kinds(part) == 'HeadLoss(BoxLoss, LDLoss)'
+    assert _kinds(dict(part, boxes=boxes[0])) == 'HeadLoss(BoxLoss)'
+
+
+def test_options_of_a_link_may_change_and_older_checkpoints_say_no_links(
+    trained, tmp_path
+):
+    changed = pooled(dict(type='kd_mm.CWDLoss', tau=2.0, weight=3.0), tap=['neck'])
+    folder = point_to(trained, tmp_path / 'changed')
+    run_of(folder, changed, resume=True).train()
+    older = torch.load(trained, weights_only=False)
+    del older['meta']['cfg']
+    torch.save(older, tmp_path / 'older.pth')
+    folder = point_to(tmp_path / 'older.pth', tmp_path / 'again')
+    run_of(folder, pooled(dict(type='kd_mm.PKDLoss')), resume=True).train()
