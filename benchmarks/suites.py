@@ -130,6 +130,10 @@ def head(criterion: dict) -> dict:
 DIGITS = {
     'alone': None,
     'auto': dict(links='auto'),
+    # what auto was before PKD took its place
+    'auto with CWD': dict(
+        fpn=dict(neck(criterion=CWD)['fpn'], share=dict(target=0.9, falls_to=1.0))
+    ),
     'FitNet': neck(ADAPTER),
     'AT': neck(criterion=dict(type='kd_mm.ATLoss', weight=1000.0)),
     'SP': neck(criterion=dict(type='kd_mm.SPLoss', weight=100.0)),

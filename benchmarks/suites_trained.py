@@ -67,7 +67,7 @@ TRAINED_DIGITS = {
     'FitNet + DAFA': neck(DAFA_FT, ADAPTER),
     'DPK dynamic': neck(DPK),
     'PKD + KCD + DAM': neck(ORDER, DAM_GT, criterion=PKD),
-    'auto': dict(links='auto'),
+    'auto with CWD': DIGITS['auto with CWD'],
     'auto_trained': dict(links='auto_trained'),
     'CWD + KCD + DAFA': neck(ORDER, DAFA_FT, criterion=CWD),
     # what auto_trained finds, and a bound on the student's own loss
