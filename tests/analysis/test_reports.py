@@ -117,6 +117,14 @@ def test_the_verdict_and_its_likeliest_reason(tmp_path, gains, options, teacher,
     assert says in verdict(difference(*gains), [alone, own], METRIC, teacher)
 
 
+def test_of_an_error_more_is_no_gain(tmp_path):
+    alone = write_run(tmp_path / 'a0')
+    own = write_run(tmp_path / 'd0', distilled=True)
+    runs = [read_run(str(folder)) for folder in (alone, own)]
+    said = verdict(difference(2.0, 2.1, 1.9), runs, 'regression/mae', 95.0)
+    assert 'depends on the metric' in said and 'a gain,' not in said
+
+
 def test_a_warning_in_the_log_is_the_likeliest_reason(tmp_path):
     folder = write_run(tmp_path / 'd0', distilled=True)
     (folder / '20260101_000000' / 'x.log').write_text(

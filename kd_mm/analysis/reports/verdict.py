@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from scipy.stats import t
 
+from ...utils.metrics import better_when_higher
 from .runs import Run
 
 
@@ -124,6 +125,11 @@ def verdict(
         return (
             f'{name}: nothing to compare with. Train the student alone with the same '
             'seeds (randomness.seed), data and epochs.'
+        )
+    if not better_when_higher(metric):
+        return (
+            f'{name}: {difference} {metric}. Whether that is a gain depends on the '
+            'metric: by its name it is none that is known to be better when higher.'
         )
     if math.isnan(error):
         word = 'better' if mean > 0 else 'not better'
