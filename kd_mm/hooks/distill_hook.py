@@ -22,6 +22,7 @@ from ..teacher import Teacher
 from ..teachers import within_teacher
 from ..utils.classes import differing
 from ..utils.kinds import is_type
+from ..utils.randomness import kept_random
 from ..utils.wrappers import unwrapped
 from .restore_hook import RestoreHook
 from .unlabelled import Stream, stream_of
@@ -272,16 +273,25 @@ class DistillHook(Hook):
         """Evaluate the teacher as the student will be: same data, same metric.
 
         Decoding and suppression of boxes want fp32: a teacher in bf16 or fp16 is
-        evaluated with its rounded weights, in fp32.
+        evaluated with its rounded weights, in fp32. Iterators of loaders draw random
+        numbers: the student's training goes on with those that it would have had, and
+        workers that persist start when they would have.
         """
         loop = runner.val_loop
         if loop is None:
             raise ConfigError('teacher.validate=True needs a val_dataloader')
-        if teacher.dtype:
-            teacher.model.float()
-        metrics = evaluate(teacher.model, loop.dataloader, loop.evaluator)
-        if teacher.dtype:
-            teacher.model.to(teacher.dtype)
+        loader = loop.dataloader
+        device = next(teacher.model.parameters()).device
+        try:
+            if teacher.dtype:
+                teacher.model.float()
+            with kept_random(device):
+                metrics = evaluate(teacher.model, loader, loop.evaluator)
+        finally:
+            if teacher.dtype:
+                teacher.model.to(teacher.dtype)
+            if getattr(loader, '_iterator', None) is not None:
+                loader._iterator = None
         who = f'the teacher{name and f" {name}"}'
         if not metrics:
             runner.logger.warning(
