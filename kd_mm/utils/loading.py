@@ -6,6 +6,7 @@ import os.path as osp
 from importlib.util import find_spec
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
@@ -162,9 +163,13 @@ def load_weights(
     if not any(name.startswith(prefix) for name in state):
         state = {f'{prefix}{name}': value for name, value in state.items()}
     own = model.state_dict()
-    optional = ('num_batches_tracked', 'data_preprocessor.')
     missing, unused, shapes = compare(own, state)
-    missing = [name for name in missing if not any(o in name for o in optional)]
+    fitting = {name: value for name, value in state.items() if name in own}
+    if _needed(missing) or shapes:
+        missing, unused, shapes = _converted(model, state)
+    else:
+        model.load_state_dict(fitting, strict=False)
+    missing = _needed(missing)
     parts = []
     if missing:
         parts.append(
@@ -180,13 +185,47 @@ def load_weights(
             f'{key}: {len(unused)} tensors are not of {type(model).__name__}: '
             + some(unused, 5)
         )
-    fitting = {name: value for name, value in state.items() if name in own}
-    model.load_state_dict(fitting, strict=False)
     if lost := unlike(model.state_dict(), fitting):
         raise ConfigError(
             f'{where}: {len(lost)} tensors are in it but did not arrive '
             f'({some(lost)}): the model renames or changes what it loads'
         )
+
+
+def _needed(names: list[str]) -> list[str]:
+    """Without what a network does as well without."""
+    optional = ('num_batches_tracked', 'data_preprocessor.')
+    return [name for name in names if not any(o in name for o in optional)]
+
+
+def _converted(
+    model: nn.Module, state: dict[str, Any]
+) -> tuple[list[str], list[str], dict[str, str]]:
+    """Load what does not fit by name and shape, and compare as :func:`compare` does.
+
+    A network's own hooks may make it fit: vision transformers resize their position
+    embedding, detectors rename the keys of older versions. Buffers that they take out
+    of the file (the indices of a window) the network has made itself.
+    """
+    plain = compare(model.state_dict(), state)
+    reports: list[Any] = []
+    handle = model.register_load_state_dict_post_hook(
+        lambda _, report: reports.append(copy.deepcopy(report))
+    )
+    try:
+        model.load_state_dict(state, strict=False)
+        failure = ''
+    except Exception as error:  # noqa: BLE001  (hooks fail on files they are not for)
+        failure = str(error) or type(error).__name__
+    finally:
+        handle.remove()
+    if not reports:  # a hook failed on the way
+        return plain
+    made = {name for name, _ in model.named_buffers()} & state.keys()
+    missing = [name for name in reports[0].missing_keys if name not in made]
+    named = {n: text for n, text in plain[2].items() if f' {n}: ' in failure}
+    shapes = (named or plain[2] or {'': failure}) if failure else {}
+    return missing, reports[0].unexpected_keys, shapes
 
 
 def check_fits(
