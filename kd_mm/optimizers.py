@@ -1,9 +1,14 @@
-"""An optimiser of their own for the modules that only distil."""
+"""What trains the modules that only distil: the student's optimiser, or their own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from mmengine.optim import ConstantLR, DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.optim import (
+    ConstantLR,
+    DefaultOptimWrapperConstructor,
+    OptimWrapper,
+    OptimWrapperDict,
+)
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 from torch import nn
@@ -176,3 +181,54 @@ def separate_schedules(runner: Runner) -> None:
     ConstantLR(first, factor=1.0)
     own = runner._build_param_scheduler(pair.schedule, second)
     runner.param_schedulers = schedulers + own
+
+
+def groups_of(wrapper: OptimWrapper) -> list[dict]:
+    """The parameter groups of all optimisers in a wrapper."""
+    if isinstance(wrapper, OptimWrapperDict):
+        return [group for one in wrapper.values() for group in groups_of(one)]
+    return list(getattr(wrapper, 'param_groups', ()))
+
+
+def left_out(wrapper: OptimWrapper, model: nn.Module) -> list[str]:
+    """Parameters of a model that could learn, and that no optimiser has."""
+    trained = {id(p) for group in groups_of(wrapper) for p in group['params']}
+    learn = ((n, p) for n, p in model.named_parameters() if p.requires_grad)
+    return [name for name, parameter in learn if id(parameter) not in trained]
+
+
+def untrained(wrapper: OptimWrapper, model: nn.Module) -> Iterator[str]:
+    """What to warn of: links of which no optimiser has all parameters.
+
+    Optimisers that hold copies of the weights (fp32 ones of half-precision weights)
+    have none of the student's either, and nothing can be said of them.
+
+    Args:
+        wrapper (OptimWrapper): Of the run, or several in a dict.
+        model (nn.Module): The distilled model, not wrapped.
+
+    Raises:
+        ConfigError: If a link has parameters and all are left out. A stage or
+            criterion of somebody else's may train its own: that is no error.
+    """
+    out = set(left_out(wrapper, model))
+    students = [n for n, p in model.named_parameters() if p.requires_grad]
+    if all(name in out for name in students if not name.startswith('distiller.')):
+        return
+    for key, link in model.distiller.links.items():
+        prefix = f'distiller.links.{key}.'
+        learn = [f'{prefix}{n}' for n, p in link.named_parameters() if p.requires_grad]
+        lost = [name for name in learn if name in out]
+        if not lost or not link.criterion.weight:
+            continue
+        text = (
+            f'links.{key}: {len(lost)} of its {len(learn)} parameters are in no '
+            f'optimiser and never learn ({lost[0]}): let optim_wrapper.constructor '
+            "take all of model.parameters(), as MMEngine's does, not only the parts "
+            'that it knows'
+        )
+        parts = (*link.stages, link.criterion)
+        ours = all(type(part).__module__.startswith('kd_mm.') for part in parts)
+        if ours and len(lost) == len(learn):
+            raise ConfigError(text)
+        yield text

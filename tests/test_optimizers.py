@@ -5,12 +5,20 @@ import torch
 import toys
 from helpers import build, detection_batch, distill_cfg, losses_of, runner
 from mmengine.hooks import Hook
-from mmengine.optim import ConstantMomentum, build_optim_wrapper
+from mmengine.optim import (
+    ConstantMomentum,
+    DefaultOptimWrapperConstructor,
+    OptimWrapper,
+    OptimWrapperDict,
+    build_optim_wrapper,
+)
 from mmengine.runner import Runner
 
 import kd_mm.utils.amp  # noqa: F401  registers CPUAmpOptimWrapper
 from kd_mm.errors import ConfigError
-from kd_mm.optimizers import fusible
+from kd_mm.optimizers import fusible, untrained
+from kd_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from kd_mm.stages import ConvAdapter
 
 ADAMW = dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), weight_decay=1e-2)
 NAME = 'kd_mm.DistillerOptimWrapperConstructor'
@@ -218,3 +226,51 @@ def test_the_distiller_follows_its_own_schedule(tmp_path):
         resume=True,
     )
     assert again == rates[2 * steps :]
+
+
+def by_parts(model, *more) -> OptimWrapper:
+    """As constructors do that give each part of a detector a rate of its own."""
+    parts = (model.backbone, model.neck, model.bbox_head, *more)
+    groups = [dict(params=list(part.parameters())) for part in parts]
+    return OptimWrapper(torch.optim.SGD(groups, lr=0.01))
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module(force=True)
+class ByParts(DefaultOptimWrapperConstructor):
+    """Forgets what is no part of a plain detector."""
+
+    def __call__(self, model):
+        return by_parts(model)
+
+
+def test_adapters_that_no_optimiser_has_are_told(tmp_path):
+    cfg = distill_cfg(toys.retinanet(), toys.retinanet(width=24))
+    run = runner(cfg, tmp_path, optim_wrapper=dict(constructor='kd_mm.ByParts'))
+    with pytest.raises(
+        ConfigError, match=r'links.fpn: (\d+) of its \1 .*optim_wrapper.constructor'
+    ):
+        run.train()
+
+
+class SomebodysAdapter(ConvAdapter):
+    """May train itself."""
+
+
+def test_what_learns_by_any_optimiser_is_no_fault():
+    model = build(distill_cfg(toys.retinanet(), toys.retinanet(width=24)))
+    link = model.distiller.links.fpn
+    adapters = OptimWrapper(torch.optim.SGD(link.parameters(), lr=0.01))
+    both = OptimWrapperDict(student=by_parts(model), adapters=adapters)
+    assert not [*untrained(both, model)]
+    with pytest.raises(ConfigError, match='links.fpn'):
+        [*untrained(OptimWrapperDict(student=by_parts(model)), model)]
+    copies = [p.detach().clone() for p in model.parameters()]
+    assert not [*untrained(OptimWrapper(torch.optim.SGD(copies, lr=0.01)), model)]
+    first = next(m for m in link.modules() if isinstance(m, torch.nn.Conv2d))
+    (text,) = untrained(by_parts(model, first), model)
+    assert 'links.fpn' in text and 'never learn' in text
+    link.stages[0].__class__ = SomebodysAdapter
+    (text,) = untrained(by_parts(model), model)
+    assert 'links.fpn' in text
+    link.requires_grad_(False)
+    assert not [*untrained(by_parts(model), model)]

@@ -14,7 +14,7 @@ from ..analysis.evaluate import evaluate
 from ..colours import prepare
 from ..errors import ConfigError
 from ..link import Link
-from ..optimizers import separate_schedules
+from ..optimizers import separate_schedules, untrained
 from ..registry import HOOKS
 from ..schedule import Progress, takes_note
 from ..sizes import data_of_run
@@ -184,6 +184,8 @@ class DistillHook(Hook):
             except ConfigError as error:
                 text = str(error).removeprefix(f'links.{name}: ')
                 raise ConfigError(f'links.{name}: {text}') from error
+        for text in untrained(runner.optim_wrapper, _student(runner)):
+            runner.logger.warning(f'kd_mm: {text}')
         self._watch.begin(runner)
         if text := differing(_student(runner), runner.train_dataloader.dataset):
             runner.logger.warning(

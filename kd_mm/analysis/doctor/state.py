@@ -7,6 +7,7 @@ import torch
 from mmengine.hooks import EMAHook
 from torch import nn
 
+from ...optimizers import groups_of, left_out
 from ...utils.kinds import default_scope
 from ...utils.randomness import kept_random
 from .finding import Finding, fine, look, wrong
@@ -60,10 +61,10 @@ def kept(patient: Patient) -> Iterator[Finding]:
     model = patient.model
     check = 'optimiser'
     wrapper = patient.runner.optim_wrapper
-    groups = {id(p) for group in wrapper.param_groups for p in group['params']}
     learn = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    left = [n for n, p in learn if id(p) not in groups]
-    still = [n for n, p in learn if id(p) in _without_lr(wrapper.param_groups)]
+    left = left_out(wrapper, model)
+    resting = _without_lr(groups_of(wrapper))
+    still = [n for n, p in learn if id(p) in resting]
     if left or still:
         which = left or still
         yield look(
