@@ -6,7 +6,7 @@ that their maps stay aligned.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -176,6 +176,26 @@ def _steps(dataset: Any) -> Any:
     own = getattr(dataset, 'pipeline', None)
     steps = getattr(own, 'transforms', own)
     return steps if isinstance(steps, list) else None
+
+
+def transforms_of(dataset: Any) -> Iterator[Any]:
+    """All transforms a data set's images may go through, those inside others too."""
+    for part in _inside(dataset):
+        yield from transforms_of(part)
+    for step in _steps(dataset) or ():
+        yield from _with_parts(step)
+
+
+def _with_parts(transform: Any) -> Iterator[Any]:
+    yield transform
+    if type(transform).__name__ == TORCHVISION:
+        yield from _with_parts(transform.t)
+    albumentations = getattr(transform, 'aug', None)
+    branches = getattr(transform, 'branch_pipelines', None)  # of MMDetection
+    inside = [transform, albumentations]
+    inside += branches.values() if isinstance(branches, dict) else []
+    for part in [part for one in inside for part in _parts(one)]:
+        yield from _with_parts(part)
 
 
 def prepare(dataset: Any, student: nn.Module, *, again: bool = False) -> None:

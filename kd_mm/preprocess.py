@@ -2,14 +2,17 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
+from .colours import transforms_of
 from .errors import ConfigError
 
 
@@ -26,6 +29,71 @@ def _swaps_channels(preprocessor: nn.Module) -> bool:
         getattr(preprocessor, '_channel_conversion', False)
         or getattr(preprocessor, 'to_rgb', False)
     )
+
+
+def unknown_pixels(preprocessor: nn.Module, key: str) -> str:
+    """What to warn of where nobody can tell what is done to images; '' else.
+
+    Args:
+        preprocessor (nn.Module): MMEngine's and the toolboxes' say whether they
+            normalise, in ``_enable_normalize``.
+        key (str): Where it stands in the config.
+    """
+    plain = type(preprocessor) in (BaseDataPreprocessor, nn.Identity)
+    if plain or hasattr(preprocessor, '_enable_normalize'):
+        return ''
+    return (
+        f'{key} {type(preprocessor).__name__} does not say what it does to the '
+        "pixels, so student's and teacher's images are converted as if it did "
+        'nothing: if it does, derive it from mmengine.ImgDataPreprocessor, or set '
+        '_enable_normalize, mean and std as that does'
+    )
+
+
+def normalised_before(
+    bridge: 'InputBridge', student: nn.Module, teacher: nn.Module, dataset: Any
+) -> Iterator[str]:
+    """What to warn of where the pipeline normalises and the bridge takes its part.
+
+    A teacher whose own preprocessor leaves the images alone, as the student's does,
+    gets what the pipeline makes, and that is right.
+
+    Args:
+        bridge (InputBridge): Between both.
+        student (nn.Module): The student's data preprocessor.
+        teacher (nn.Module): The teacher's.
+        dataset (Dataset): Of the training, built.
+
+    Raises:
+        ConfigError: If mean and std are taken off in the pipeline and, for the teacher
+            alone, again. What merely scales (to 0..1) may be meant.
+    """
+    if not bridge.changes_values and not bridge.flip:
+        return
+    step = next(filter(_normalises, transforms_of(dataset)), None)
+    if step is None:
+        return
+    text = (
+        f"the training pipeline has {type(step).__name__}, and the teacher's "
+        "data_preprocessor is not the student's, so the teacher gets images that were "
+        'changed twice: move mean, std and the order of the colours from the pipelines '
+        "into the student's data_preprocessor"
+    )
+    again = bool(_normalisation(teacher)[0].any())
+    if np.any(step.mean) and again and not _normalisation(student)[0].any():
+        raise ConfigError(text)
+    yield text + ', unless that is meant'
+
+
+def _normalises(transform: Any) -> bool:
+    """MMCV's, torchvision's or Albumentations' Normalize, if it changes anything."""
+    if 'Normalize' not in {kind.__name__ for kind in type(transform).__mro__}:
+        return False
+    mean, std = (getattr(transform, name, None) for name in ('mean', 'std'))
+    if mean is None or std is None:
+        return False
+    swaps = bool(getattr(transform, 'to_rgb', False))
+    return swaps or bool(np.any(mean)) or bool(np.any(np.asarray(std) != 1))
 
 
 class InputBridge(nn.Module):

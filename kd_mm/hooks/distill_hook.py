@@ -15,6 +15,7 @@ from ..colours import prepare
 from ..errors import ConfigError
 from ..link import Link
 from ..optimizers import separate_schedules, untrained
+from ..preprocess import normalised_before, unknown_pixels
 from ..registry import HOOKS
 from ..schedule import Progress, takes_note
 from ..sizes import data_of_run
@@ -192,12 +193,13 @@ class DistillHook(Hook):
                 f"kd_mm: model.student: {text}; set num_classes of the student's "
                 'heads, or metainfo.classes of the data set'
             )
+        self._unlabelled = stream_of(runner, distiller)
+        self._check_images(runner)
         for name, guide in distiller.teachers.guides.items():
             with within_teacher(name):
                 guide.check_differs(_student(runner))
             if guide.validate:
                 self._validate(runner, guide, name)
-        self._unlabelled = stream_of(runner, distiller)
         if not runner._resume:
             for average in distiller.teachers.averages.values():
                 average.restart()
@@ -269,6 +271,26 @@ class DistillHook(Hook):
                 f'{link.too_few_in_one} says nothing about a single image, and '
                 'train_dataloader.batch_size is 1'
             )
+
+    def _check_images(self, runner: Runner) -> None:
+        """Whether the teachers' images can be made from the student's batch."""
+        teachers = _distiller(runner).teachers
+        own = _student(runner).data_preprocessor
+        datasets = [runner.train_dataloader.dataset]
+        datasets += [self._unlabelled.loader.dataset] if self._unlabelled else []
+        texts = []
+        for name, guide in teachers.guides.items():
+            if name in teachers.averages:  # prepares its images as the student does
+                continue
+            theirs = guide.model.data_preprocessor
+            texts.append(unknown_pixels(own, 'model.student.data_preprocessor'))
+            with within_teacher(name):
+                key = 'teacher.config.data_preprocessor'
+                texts.append(unknown_pixels(theirs, key))
+                for dataset in datasets:
+                    texts += normalised_before(guide.bridge, own, theirs, dataset)
+        for text in filter(None, dict.fromkeys(texts)):
+            runner.logger.warning(f'kd_mm: {text}')
 
     @staticmethod
     def _validate(runner: Runner, teacher: Teacher, name: str) -> None:
