@@ -31,7 +31,7 @@ def test_what_came_of_a_pair_is_a_row():
         trains = auto_pairs.distilled(toys.retinanet(), toys.faster_rcnn(width=24))
         broken = ConfigDict(toys.retinanet(), bbox_head=dict(type='Nothing'))
         cannot = auto_pairs.distilled(broken, toys.retinanet())
-    assert trains['found'] == 'neck <- neck ConvAdapter CWDLoss'
+    assert trains['found'] == 'neck <- neck ConvAdapter PKDLoss'
     assert trains['result'] == 'trains' and trains['fall'] > 0
     assert cannot['result'] == 'cannot run here' and 'Nothing' in cannot['reason']
 
