@@ -374,14 +374,14 @@ def test_a_trained_student_gets_its_teachers_channels_in_order():
         return found(*pair, method).distiller.links_config
 
     same = toys.retinanet(), toys.retinanet()
-    plain, trained = links(*same), links(*same, method='auto_trained')
+    plain, trained = (links(*same, method=m) for m in ('cwd', 'auto_trained'))
     (own,) = trained.values()
     first, *rest = own['stages']
     assert first['type'] == 'kd_mm.ChannelAlign' and first['share'] and not rest
     del own['stages']
     assert trained == plain
     wider = toys.retinanet(), toys.retinanet(width=24)
-    assert links(*wider, method='auto_trained') == links(*wider)
+    assert links(*wider, method='auto_trained') == links(*wider, method='cwd')
     classes = toys.classifier(), toys.classifier()
     trained = links(*classes, method='auto_trained')
     kinds = [stage['type'] for stage in trained['features']['stages']]

@@ -157,7 +157,8 @@ class CRDLoss(Criterion):
     @torch.no_grad()
     def before_train(self, runner: Runner) -> None:
         """A run that starts anew may have another teacher: its bank is empty."""
-        refuse_several(runner.train_dataloader.dataset)
+        loader = getattr(runner, 'train_dataloader', None)
+        refuse_several(getattr(loader, 'dataset', None))
         if runner._resume or not (self.labels >= 0).any():
             return
         aside = torch.Generator().manual_seed(0)
