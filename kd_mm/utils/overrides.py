@@ -73,7 +73,7 @@ def check_top_level(cfg):
             close = [
                 name
                 for name in close
-                if name not in node or not _helper(key, name, node[key])
+                if name not in node or not _helper(key, name, node)
             ]
             close += difflib.get_close_matches(key, absent, n=1, cutoff=0.9)
             if close:
@@ -131,11 +131,10 @@ def _slip(one, other):
     return swapped or a[1:] == b or a == b[1:] or a[1:] == b[1:]
 
 
-def _helper(key, name, value):
+def _helper(key, name, node):
     """Whether it is one of several, or the one part of a list that bears its name."""
-    return key.rstrip('0123456789') == name or (
-        f'{key}s' == name and isinstance(value, dict)
-    )
+    part = isinstance(node[key], dict) and isinstance(node[name], list)
+    return key.rstrip('0123456789') == name or (f'{key}s' == name and part)
 
 
 def check_overrides(cfg, options):
