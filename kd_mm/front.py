@@ -16,7 +16,7 @@ from .distill import Distill
 from .errors import ConfigError
 from .options import checked
 from .utils.cli import load_config
-from .utils.kinds import is_type, type_name
+from .utils.kinds import is_type, listed, type_name
 from .utils.loading import read_teacher
 from .utils.work_dir import last_checkpoint
 
@@ -175,16 +175,12 @@ def distil_config(
 def _import_also(cfg: Config, teacher: Config) -> None:
     """What a teacher without a file needs imported, so that the config stands alone."""
     wanted = [c.get('custom_imports') or {} for c in (cfg, teacher)]
-    modules = [name for one in wanted for name in _several(one.get('imports'))]
+    modules = [name for one in wanted for name in listed(one.get('imports'))]
     if wanted[1]:
         cfg.custom_imports = dict(imports=list(dict.fromkeys(modules)))
         cfg.custom_imports.allow_failed_imports = all(
             one.get('allow_failed_imports', False) for one in wanted if one
         )
-
-
-def _several(names: str | list[str] | None) -> list[str]:
-    return [names] if isinstance(names, str) else list(names or ())
 
 
 def _stem(cfg: Config) -> str:

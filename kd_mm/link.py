@@ -18,7 +18,7 @@ from .registry import MODELS as OURS
 from .schedule import Progress, Schedule
 from .share import Part, Share
 from .taps import Recording, Taps
-from .utils.kinds import spelled
+from .utils.kinds import listed, spelled
 
 
 @runtime_checkable
@@ -68,6 +68,21 @@ Paths = Annotated[
 SideLevels = dict[Literal['student', 'teacher'], Levels | None]
 
 
+def levels_by_side(levels: Levels | dict | None) -> dict[str, list[int] | None]:
+    """What a link says of its levels, for either side; None: all.
+
+    Raises:
+        ConfigError: If it is of another form.
+    """
+    if not isinstance(levels, dict):
+        levels = dict(student=levels, teacher=levels)
+    if set(levels) != {'student', 'teacher'}:
+        raise ConfigError(
+            f'levels is a list or dict(student=..., teacher=...), not {levels}'
+        )
+    return {side: None if v is None else list(v) for side, v in levels.items()}
+
+
 class Link(nn.Module):
     """Taps on both networks, stages in order, one criterion.
 
@@ -109,11 +124,11 @@ class Link(nn.Module):
         super().__init__()
         self.name, self.images = name, images
         self.specs = {
-            side: [taps] if isinstance(taps, str) else list(taps)
+            side: listed(taps)
             for side, taps in (('student', student), ('teacher', teacher))
         }
         with within(f'links.{name}.'):
-            self.levels = self._read_levels(levels)
+            self.levels = levels_by_side(levels)
             check_options(Schedule, schedule or {}, 'schedule')
             self.schedule = Schedule(**(schedule or {}))
             self.share = self._read_share(share)
@@ -124,16 +139,6 @@ class Link(nn.Module):
         self.teachers: list[str] = ['']  # by name; several only before a merging stage
         self.too_few_in_one = ''  # which part a batch of one image says nothing to
         self._warned = False
-
-    @staticmethod
-    def _read_levels(levels: Levels | dict | None) -> dict[str, list[int] | None]:
-        if not isinstance(levels, dict):
-            levels = dict(student=levels, teacher=levels)
-        if set(levels) != {'student', 'teacher'}:
-            raise ConfigError(
-                f'levels is a list or dict(student=..., teacher=...), not {levels}'
-            )
-        return {side: None if v is None else list(v) for side, v in levels.items()}
 
     @staticmethod
     def _read_share(share: float | dict | None) -> Share | None:

@@ -9,8 +9,9 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..errors import ConfigError
+from ..link import levels_by_side
 from ..utils.config_text import read_config_text
-from ..utils.kinds import is_type, type_name
+from ..utils.kinds import is_type, listed, type_name
 from ..utils.states import DISTILLER, WRAPPERS, compare, some, unlike
 from ..utils.wrappers import unwrapped
 
@@ -201,14 +202,9 @@ def _check_links(ours: Mapping[str, Any], theirs: Mapping[str, Any] | None) -> N
 
 def _essence(link: Mapping[str, Any]) -> dict[str, Any]:
     """What makes a link this one, in plain values; '' stands for the link itself."""
-    taps = {
-        side: [link[side]] if isinstance(link[side], str) else list(link[side])
-        for side in ('student', 'teacher')
-    }
-    levels = link.get('levels')
-    if not isinstance(levels, Mapping):
-        levels = dict(student=levels, teacher=levels)
-    chosen = {f'levels.{side}': v and list(v) for side, v in levels.items()}
+    taps = {side: listed(link[side]) for side in ('student', 'teacher')}
+    levels = levels_by_side(link.get('levels'))
+    chosen = {f'levels.{side}': v for side, v in levels.items()}
     stages = [_kinds(stage) for stage in link.get('stages') or ()]
     criterion = _kinds(link['criterion'])
     return {'': 'there', 'criterion': criterion, 'stages': stages, **taps, **chosen}

@@ -40,6 +40,11 @@ def type_name(cfg: Any) -> str:
     return type_text(cfg).rpartition('.')[2]
 
 
+def listed(names: Any) -> list[str]:
+    """One name or several, or None, as a list."""
+    return [names] if isinstance(names, str) else list(names or ())
+
+
 def is_type(cfg: Any, *names: str) -> bool:
     """Whether a config's type is one of ``names``.
 

@@ -68,12 +68,10 @@ def check_top_level(cfg):
             if key in known or key in imported:
                 continue
             absent = sorted(name for name in known if name not in node)
-            close = [name for name in sorted(known) if _slip(key, name)]
-            # a variable beside the key itself: custom_hook, val_evaluator2
             close = [
                 name
-                for name in close
-                if name not in node or not _helper(key, name, node)
+                for name in sorted(known)
+                if _slip(key, name) and not _helper(key, name, node)
             ]
             close += difflib.get_close_matches(key, absent, n=1, cutoff=0.9)
             if close:
@@ -132,7 +130,12 @@ def _slip(one, other):
 
 
 def _helper(key, name, node):
-    """Whether it is one of several, or the one part of a list that bears its name."""
+    """Whether it is a variable beside the key itself: val_evaluator2, custom_hook.
+
+    One of several, or the one part of a list that bears its name.
+    """
+    if name not in node:
+        return False
     part = isinstance(node[key], dict) and isinstance(node[name], list)
     return key.rstrip('0123456789') == name or (f'{key}s' == name and part)
 

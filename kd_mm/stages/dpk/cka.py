@@ -28,7 +28,6 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
         tensor(1.0000)
     """
     x, y = _samples(x, y)
-    x, y = x - x.mean(0), y - y.mean(0)
     # the Gram matrices are small where features are wide, and the other way round
     if x.shape[0] <= max(x.shape[1], y.shape[1]):
         k, m = x @ x.T, y @ y.T
@@ -85,8 +84,6 @@ def hsic_terms(x: Tensor, y: Tensor) -> Tensor:
         ConfigError: If n < 4 or the numbers of samples differ.
     """
     x, y = _samples(x, y)
-    # the estimator does not mind an offset, but its differences lose their digits to it
-    x, y = x - x.mean(0), y - y.mean(0)
     k, m = x @ x.T, y @ y.T
     return torch.stack([hsic1(k, m), hsic1(k, k), hsic1(m, m)])
 
@@ -147,9 +144,14 @@ def with_earlier(seen: Tensor, earlier: Tensor, least: int) -> Tensor:
 
 
 def _samples(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """One vector per sample, centred: biased CKA is defined so.
+
+    The unbiased estimator does not mind an offset, but loses its digits to one.
+    """
     if x.shape[0] != y.shape[0]:
         raise ConfigError(
             'CKA compares features of the same samples, got '
             f'{tuple(x.shape)} and {tuple(y.shape)}'
         )
-    return x.flatten(1), y.flatten(1)
+    x, y = x.flatten(1), y.flatten(1)
+    return x - x.mean(0), y - y.mean(0)
