@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from torch import nn
 
-from .auto import AUTO, TRAINED
+from .auto import AUTO, TRAINED, check_method
 from .distill import Distill
 from .errors import ConfigError
 from .options import checked
@@ -150,6 +150,8 @@ def distil_config(
             'plain student, or no --teacher and what differs: --cfg-options '
             'model.teacher.config=... model.teacher.checkpoint=... model.links=...'
         )
+    if isinstance(method, str):
+        check_method(method)
     config, weights = _teacher(teacher, teacher_checkpoint)
     distilled = copy.deepcopy(cfg)
     links = copy.deepcopy(method)

@@ -14,7 +14,7 @@ from .export import is_distilled
 from .files import check_checkpoint
 from .fine_tuning import proposal
 from .length import set_length
-from .loading import check_fits
+from .loading import check_fits, find_file
 from .states import some
 from .work_dir import newest
 
@@ -63,11 +63,21 @@ def changed(cfg, args):
         ConfigError: If arguments contradict each other or the config.
     """
     cfg = distilled(cfg, args)
+    if args.teacher:  # now, not behind all that MMEngine prints of machine and config
+        _check_weights(cfg, args)
     if args.epochs is not None:
         if args.epochs < 1:
             raise ConfigError(f'--epochs={args.epochs}: at least 1')
         set_length(cfg, args.epochs)
     return cfg
+
+
+def _check_weights(cfg, args):
+    """Refuse weights of the teacher that are not there, or are none."""
+    path = cfg.model.teacher.checkpoint
+    key = '--teacher-checkpoint' if args.teacher_checkpoint else 'teacher.checkpoint'
+    if '://' not in path:
+        check_checkpoint(find_file(path, key=key), key=key, trust=args.trust)
 
 
 def distilled(cfg, args):
@@ -125,11 +135,12 @@ def tell(cfg, args, model):
         ConfigError: If the student's checkpoint is of another model.
     """
     logger = MMLogger.get_current_instance()
-    if not cfg.get('resume') and (found := newest(cfg.work_dir, trust=args.trust)):
+    if not _goes_on_there(cfg) and (found := newest(cfg.work_dir, trust=args.trust)):
+        what = f'goes on from {cfg.load_from}' if cfg.get('resume') else 'starts anew'
         logger.warning(
-            f'kd_mm: {found} is of an earlier run, and this one starts anew in its '
-            'folder and may overwrite it; --resume goes on from it, --work-dir keeps '
-            'the two apart'
+            f'kd_mm: {found} is of an earlier run, and this one {what} in its folder '
+            'and may overwrite it; --resume goes on from it, --work-dir keeps the two '
+            'apart'
         )
     if args.teacher:
         path = osp.join(cfg.work_dir, osp.basename(cfg.filename))
@@ -143,6 +154,16 @@ def tell(cfg, args, model):
         )
     if args.student_checkpoint and not cfg.get('resume'):
         _tell_start(cfg, args, model, logger)
+
+
+def _goes_on_there(cfg):
+    """Whether a run goes on from a checkpoint of its own folder."""
+    if not cfg.get('resume'):
+        return False
+    begin = cfg.get('load_from')  # None: sharded ones, which MMEngine finds there
+    return begin is None or osp.realpath(osp.dirname(begin)) == osp.realpath(
+        cfg.work_dir
+    )
 
 
 def tell_resumed(cfg, *, trust):

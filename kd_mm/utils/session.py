@@ -37,8 +37,12 @@ class _Started(Hook):
     def __init__(self, session):
         self.session = session
 
-    def before_train(self, runner):
+    # not `before_train`: MMDetection counts classes at the beginning of an epoch
+    def before_train_epoch(self, runner):
         self.session.started = True
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.session.started = True  # of a loop without epochs
 
     def before_test(self, runner):
         self.session.started = True

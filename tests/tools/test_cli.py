@@ -284,7 +284,7 @@ def test_an_interrupted_run_names_the_checkpoint_to_resume(toy, start, number):
     work = toy / 'work'
     options = ('--work-dir', work, '--cfg-options', 'train_cfg.max_epochs=10000')
     process = start('train.py', toy / 'plain.py', *options)
-    limit = time.time() + 60
+    limit = time.time() + 300
     while not (work / 'last_checkpoint').exists() and time.time() < limit:
         time.sleep(0.1)
     process.send_signal(number)

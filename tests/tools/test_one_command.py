@@ -19,6 +19,7 @@ from kd_mm.errors import ConfigError
 from kd_mm.utils.export import plain_student
 from kd_mm.utils.fine_tuning import proposal
 from kd_mm.utils.one_command import _result, add_arguments, distilled
+from kd_mm.utils.session import Session
 
 
 @pytest.fixture
@@ -141,6 +142,45 @@ def test_starting_over_in_the_folder_of_another_run_is_told(pair, run):
     assert f'the last checkpoint is {work}/epoch_1.pth; python -m kd_mm test' in said(
         work
     )
+
+
+def test_going_on_from_elsewhere_in_the_folder_of_another_run_is_told(pair, run):
+    first, second = pair / 'first', pair / 'second'
+    for work in (first, second):
+        assert run('train', pair / 'plain.py', '--work-dir', work) == (0, [])
+    more = ('--resume', first / 'epoch_1.pth', '--epochs', 2)
+    assert run('train', pair / 'plain.py', '--work-dir', second, *more) == (0, [])
+    text = f'{second}/epoch_1.pth is of an earlier run, and this one goes on from '
+    assert f'{text}{first}/epoch_1.pth' in said(second)
+    assert run('train', pair / 'plain.py', '--work-dir', first, *more) == (0, [])
+    assert 'earlier run' not in said(first)
+
+
+@pytest.mark.parametrize(
+    ('mistake', 'text'),
+    [
+        (('--teacher-checkpoint', 'no.pth'), '--teacher-checkpoint no.pth does not exist'),
+        (('--method', 'sodk'), "links='sodk' is no method; "),
+    ],
+)
+def test_a_slip_of_the_command_is_told_before_anything_is_built(
+    pair, run, monkeypatch, mistake, text
+):
+    monkeypatch.setattr(Session, 'build', None)
+    code, lines = run(*line(pair, *mistake))
+    assert code == 2 and lines[0].startswith(f'error: {text}')
+
+
+def test_heads_of_other_classes_than_the_data_are_one_line(pair, run):
+    """MMDetection counts them at the beginning of the first epoch."""
+    (pair / 'other.py').write_text(
+        "_base_ = './plain.py'\n"
+        'model = dict(bbox_head=dict(num_classes=3))\n'
+        "custom_hooks = [dict(type='NumClassCheckHook')]\n"
+    )
+    code, lines = run(*line(pair, '--work-dir', pair / 'work', student='other.py'))
+    assert code == 2 and len(lines) == 1
+    assert 'num_classes' in lines[0] and 'RetinaHead' in lines[0]
 
 
 def test_the_best_checkpoint_is_the_result():

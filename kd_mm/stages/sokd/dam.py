@@ -88,7 +88,8 @@ class DAM(Stage):
         normalise (str): 'all' averages over all positions, so little area is little
             loss; 'area' over the areas of each image. Defaults to 'all'.
         supervision (str): What else trains the heads, on the teacher's side (our
-            choice): 'gt', the boxes of the batch, as in CenterNet; 'cam', for
+            choice): 'gt', the boxes of the batch, as in CenterNet, where they are in
+            the image, also where DAFA has moved the feature; 'cam', for
             classifiers, the class activation map of the image's label (arXiv
             1512.04150) on the map that the teacher's classifier averages. Both keep
             the heads from collapsing. Defaults to 'none'.
