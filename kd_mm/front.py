@@ -15,6 +15,7 @@ from .auto import AUTO, TRAINED, check_method
 from .distill import Distill
 from .errors import ConfigError
 from .options import checked
+from .teacher import fetches
 from .utils.cli import load_config
 from .utils.kinds import is_type, listed, type_name
 from .utils.loading import read_teacher
@@ -209,6 +210,8 @@ def _teacher(source: Source, checkpoint: str | PathLike | None) -> tuple:
         whole = cfg.to_dict()
         config = whole if 'type' in cfg else {k: whole[k] for k in keys if k in whole}
     weights = checkpoint or cfg.get('load_from')
+    if weights is None and fetches(config):
+        return config, None
     if weights is None:
         name = cfg.filename or 'teacher'
         raise ConfigError(

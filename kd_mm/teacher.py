@@ -19,7 +19,7 @@ from .options import Count, Positive, checked
 from .preprocess import InputBridge, crop
 from .taps import Recording, Taps
 from .toolboxes import check_installed
-from .trial import Pass, initialise, trial
+from .trial import Pass, device_of, initialise, trial
 from .utils.loading import load_model_config, load_weights
 
 MOST = 64  # a scale is a fraction of whole numbers, the denominator up to this
@@ -90,7 +90,7 @@ class Teacher:
         validate: bool = False,
     ) -> None:
         built = config if isinstance(config, nn.Module) else None
-        brings = built is not None or _fetches(config)
+        brings = built is not None or (checkpoint is None and fetches(config))
         if checkpoint is None and not brings and not allow_random:
             raise ConfigError(
                 'teacher.checkpoint is missing: a teacher with random weights teaches '
@@ -191,6 +191,15 @@ class Teacher:
         """
         lent = set(modules)
         self._unused = [m for m in self._unused if lent.isdisjoint(m.modules())]
+
+    def whole(self) -> nn.Module:
+        """The network, to be run to its end: all of it where its tapped parts are."""
+        used = [m for m in self.model.children() if m not in self._unused]
+        device = device_of(nn.ModuleList(used))
+        for module in self._unused:
+            module.to(device)
+        self._unused = []
+        return self.model
 
     def _own_samples(self, inputs: Tensor, own: Tensor, samples: Sequence[Any]):
         if own.shape[2:] == inputs.shape[2:]:
@@ -304,12 +313,16 @@ def _as_model(built: nn.Module | None, config: Any, said: dict | None) -> nn.Mod
     return built
 
 
-def _fetches(config: Any) -> bool:
-    """Whether an inline config's network fetches its weights while it is built."""
+def fetches(config: str | PathLike | dict) -> bool:
+    """Whether a config's network fetches its weights while it is built (timm)."""
+    return _has_pretrained(load_model_config(config)[0])
+
+
+def _has_pretrained(config: Any) -> bool:
     if not isinstance(config, dict):
         return False
     own = config.get('pretrained') is True
-    return own or any(_fetches(value) for value in config.values())
+    return own or any(_has_pretrained(value) for value in config.values())
 
 
 class _Compiled:

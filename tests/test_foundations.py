@@ -9,13 +9,15 @@ import torch
 import toys
 from conftest import ROOT
 from helpers import build, detection_batch, distill_cfg, losses_of, train_steps
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+import kd_mm
 from kd_mm.errors import ConfigError
 from kd_mm.preprocess import InputBridge, crop
-from kd_mm.teacher import Teacher
+from kd_mm.teacher import Teacher, fetches
 
 sys.path.insert(0, str(ROOT / 'benchmarks'))
 
@@ -147,6 +149,21 @@ def test_weights_that_a_network_fetches_need_no_checkpoint(monkeypatch):
         Teacher(config=made, data_preprocessor=PIXELS)
     monkeypatch.setattr('timm.create_model', lambda **_: nn.Conv2d(3, 4, 3))
     Teacher(config=dict(made, pretrained=True), data_preprocessor=PIXELS)
+
+
+@pytest.mark.parametrize('wanted', [True, False])
+def test_a_file_whose_network_fetches_its_weights_needs_none(tmp_path, wanted):
+    path = tmp_path / 'timm.py'
+    made = dict(type='mmpretrain.TimmClassifier', model_name='a', pretrained=wanted)
+    path.write_text(f'model = {made!r}\n')
+    student = Config(dict(model=dict(type='mmpretrain.ImageClassifier')))
+    for teacher in (path, Config.fromfile(path), made):
+        if wanted:
+            assert kd_mm.distil(student, teacher).model.teacher.checkpoint is None
+            continue
+        with pytest.raises(ConfigError, match='the teacher has no weights'):
+            kd_mm.distil(student, teacher)
+    assert fetches(str(path)) is wanted
 
 
 @pytest.mark.parametrize(

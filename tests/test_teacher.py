@@ -159,6 +159,17 @@ def test_runs_only_as_far_as_the_last_tap():
     assert not ran
 
 
+def test_whoever_runs_it_to_its_end_has_all_of_it_on_one_device():
+    """What no tap needs stays behind when the student moves."""
+    model = build(distill_cfg(toys.retinanet(), toys.retinanet(width=24)))
+    guide = model.distiller.teacher
+    model.to('meta')
+    parts = guide.model.backbone, guide.model.bbox_head
+    assert [next(m.parameters()).device.type for m in parts] == ['meta', 'cpu']
+    tensors = guide.whole().state_dict().values()
+    assert {tensor.device.type for tensor in tensors} == {'meta'}
+
+
 def test_a_link_that_has_ended_shortens_the_teachers_way():
     links = fitnet(levels=[0])
     links['head'] = dict(

@@ -115,7 +115,7 @@ def rank(cfg, args, out):
         model = build_distilled(
             one, args.config, student=args.student, trust=args.trust
         )
-        own = model.distiller.teacher.model
+        own = model.distiller.teacher.whole()
         batches = collect(model, loader)
         device = next(model.parameters()).device
         found = probe(batches, steps=args.steps, seed=args.seed, device=device)

@@ -37,10 +37,8 @@ def main():
     with Session(trust=args.trust) as session:
         cli.check_output(args.out)
         check_checkpoint(args.checkpoint, key='checkpoint', trust=args.trust)
-        given = cli.read_config(args)
-        cfg = plain_student(given)
-        if cfg is not given:  # or MMEngine would write it over the run's own config
-            cfg = Config(cfg.to_dict())
+        # without a name, or MMEngine would write it over the run's own config
+        cfg = Config(plain_student(cli.read_config(args)).to_dict())
         for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
             cli.need(cfg, key, 'test')
         cfg.load_from = args.checkpoint

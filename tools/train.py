@@ -73,6 +73,8 @@ def main():
         if cfg.get('resume'):
             session.keys[cfg.get('load_from')] = '--resume: checkpoint'
         runner = session.build(cfg, trains=True)
+        if args.resume:
+            runner.register_hook(one_command.FromItsBegin(begin))
         one_command.tell(cfg, args, runner.model)
         if cfg.get('resume') and cfg.get('load_from') and not cfg.get('strategy'):
             one_command.tell_resumed(cfg, trust=args.trust)

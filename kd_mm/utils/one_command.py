@@ -1,9 +1,11 @@
 """``tools/train.py STUDENT --teacher TEACHER``: any plain config, distilled."""
 
+import copy
 import os.path as osp
 import shlex
 
-from mmengine.hooks import CheckpointHook
+from mmengine.dist import get_rank
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MMLogger
 from torch import nn
 
@@ -76,7 +78,7 @@ def _check_weights(cfg, args):
     """Refuse weights of the teacher that are not there, or are none."""
     path = cfg.model.teacher.checkpoint
     key = '--teacher-checkpoint' if args.teacher_checkpoint else 'teacher.checkpoint'
-    if '://' not in path:
+    if path and '://' not in path:
         check_checkpoint(find_file(path, key=key), key=key, trust=args.trust)
 
 
@@ -147,7 +149,7 @@ def tell(cfg, args, model):
         logger.info(
             f'kd_mm: {path} is the whole config, to be edited and trained again'
         )
-    if args.teacher and not args.teacher_checkpoint:
+    if args.teacher and not args.teacher_checkpoint and cfg.model.teacher.checkpoint:
         logger.warning(
             'kd_mm: the teacher has the weights that its config starts from, '
             f'{cfg.model.teacher.checkpoint}; --teacher-checkpoint gives others'
@@ -164,6 +166,28 @@ def _goes_on_there(cfg):
     return begin is None or osp.realpath(osp.dirname(begin)) == osp.realpath(
         cfg.work_dir
     )
+
+
+class FromItsBegin(Hook):
+    """Writes the config of a resumed run as that of the run which it goes on with.
+
+    What MMEngine writes into the work dir says `resume`, so that whoever trains with it
+    again, in another folder or with another setting, would go on from this run's end.
+
+    Args:
+        begin (str | None): ``load_from``, without what is resumed.
+    """
+
+    priority = 'LOWEST'  # DistillHook writes the config, too
+
+    def __init__(self, begin):
+        self.begin = begin
+
+    def before_run(self, runner):
+        if runner.cfg.filename and get_rank() == 0:
+            cfg = copy.deepcopy(runner.cfg)
+            cfg.resume, cfg.load_from = False, self.begin
+            cfg.dump(osp.join(runner.work_dir, osp.basename(cfg.filename)))
 
 
 def tell_resumed(cfg, *, trust):

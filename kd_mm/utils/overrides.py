@@ -2,11 +2,13 @@
 
 import difflib
 import inspect
+import logging
 import os
 from collections.abc import Sequence
 from typing import Annotated
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmengine.runner._flexible_runner import FlexibleRunner
 
@@ -34,6 +36,8 @@ RUNNER_KEYS = {
 } - {'self', 'cfg'}
 
 
+# Variables that we read ourselves, all the same.
+HELPERS = {'test_pipeline'}
 # What `Runner` has of its own, and what MMDetection adds under a fixed name.
 HOOK_KEYS = {
     'checkpoint',
@@ -171,10 +175,40 @@ def check_overrides(cfg, options):
                     )
                 break
             elif part in node:
+                if not depth and part not in RUNNER_KEYS | HELPERS:
+                    _tell_used_up(part, cfg)
                 node = node[part]
             else:
                 _check_new(part, node, dotted, where, depth, last)
                 break
+
+
+def _tell_used_up(name, cfg):
+    """Warn of a variable: what took its value has it already."""
+    value = cfg[name]
+    places = [
+        '.'.join(path)
+        for path, found in _nodes(cfg, ())
+        if path[0] in RUNNER_KEYS and type(found) is type(value) and found == value
+    ]
+    meant = f': {", ".join(places[:3])}' if places else ''
+    print_log(
+        f'kd_mm: --cfg-options {name}=...: {name} is a variable of the config, and '
+        'nothing that was made of it when the file was read follows; set the key that '
+        f'has its value{meant}',
+        'current',
+        logging.WARNING,
+    )
+
+
+def _nodes(node, path):
+    """All that is in nested dicts and lists, with its path."""
+    if isinstance(node, (list, tuple)):
+        node = {str(i): item for i, item in enumerate(node)}
+    if hasattr(node, 'items'):
+        for key, item in node.items():
+            yield (*path, str(key)), item
+            yield from _nodes(item, (*path, str(key)))
 
 
 def _item(node, part, dotted, where):

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from toy_run import write_teacher
 
 from kd_mm.errors import ConfigError
-from kd_mm.utils import cli
+from kd_mm.utils import cli, overrides
 from kd_mm.utils.overrides import check_overrides, check_top_level
 from kd_mm.utils.session import Session, _without_resume, one_line
 
@@ -31,8 +31,10 @@ def test_train_then_test_then_export_a_distilled_student(toy, run):
     assert len(pickle.loads(out.read_bytes())) == 8
     assert run('export_student', checkpoint, student) == (0, [])
     before = pickle.loads(out.read_bytes())
-    options = ('--work-dir', toy / 'test', '--out', out)
+    options = ('--work-dir', work, '--out', out)
+    (work / 'plain.py').write_text('# of a run')
     assert run('test', toy / 'plain.py', student, *options) == (0, [])
+    assert (work / 'plain.py').read_text() == '# of a run'
     for one, two in zip(before, pickle.loads(out.read_bytes())):
         scores = one['pred_instances']['scores'], two['pred_instances']['scores']
         torch.testing.assert_close(*scores, rtol=0, atol=0)
@@ -40,6 +42,10 @@ def test_train_then_test_then_export_a_distilled_student(toy, run):
     more = ('--resume', '--cfg-options', 'train_cfg.max_epochs=2')
     assert run('train', toy / 'distilled.py', '--work-dir', work, *more) == (0, [])
     assert torch.load(work / 'epoch_2.pth', weights_only=False)['meta']['iter'] == 8
+    # and what is written still trains from where the run began
+    again = Config.fromfile(work / 'distilled.py')
+    assert not again.resume and again.load_from is None
+    assert again.train_cfg.max_epochs == 2
 
 
 def test_the_same_tools_serve_a_classifier(toy, run):
@@ -196,6 +202,25 @@ def test_an_override_that_goes_nowhere_is_refused(key, message):
 def test_an_override_that_fits_passes(key):
     cfg = dict(model=dict(a=[dict(x=1), 2], width=3, clip=None))
     check_overrides(cfg, {key: 1})
+
+
+def test_an_override_of_a_variable_that_is_used_up_is_told(monkeypatch):
+    said = []
+    monkeypatch.setattr(overrides, 'print_log', lambda line, *_: said.append(line))
+    cfg = dict(
+        optim_wrapper=dict(optimizer=dict(lr=0.004)),
+        train_dataloader=dict(dataset=dict(pipeline=[dict(type='A')])),
+        base_lr=0.004,
+        train_pipeline=[dict(type='A')],
+        test_pipeline=[],
+    )
+    check_overrides(cfg, {'optim_wrapper.optimizer.lr': 1, 'test_pipeline': []})
+    assert not said
+    check_overrides(cfg, {'base_lr': 1, 'train_pipeline.0.type': 'B'})
+    assert [line.rpartition(' ')[2] for line in said] == [
+        'optim_wrapper.optimizer.lr',
+        'train_dataloader.dataset.pipeline',
+    ]
 
 
 def test_a_misspelt_top_level_key_is_refused():

@@ -163,7 +163,7 @@ class Patient:
     def exact_teacher(self, guide: Teacher | None = None) -> Iterator[Any]:
         """A teacher in fp32, its weights rounded where it is stored in half."""
         guide = guide or self.guide
-        network, dtype = (guide.model, guide.dtype) if guide else (self.model, None)
+        network, dtype = (guide.whole(), guide.dtype) if guide else (self.model, None)
         if dtype is not None:
             network.float()
         try:
