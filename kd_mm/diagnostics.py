@@ -7,7 +7,7 @@ from mmengine.logging import MMLogger
 from torch import Tensor
 
 from .errors import ConfigError
-from .probe import once
+from .probe import on_gradient, once
 
 
 class GradientShare:
@@ -63,7 +63,7 @@ class GradientShare:
             share = kd / (both + 1e-12)
             self.value = torch.where(both.isfinite(), share, before)
 
-        feature.register_hook(compare)
+        on_gradient(feature, compare)
         return alias
 
 

@@ -48,7 +48,7 @@ class Probe:
                 self._found['dot'].append((ours.pop() * gradient.detach()).sum())
 
         alias.register_hook(withhold)
-        feature.register_hook(compare)
+        on_gradient(feature, compare)
         return alias
 
     def watch(self, feature: Tensor) -> Tensor:
@@ -82,6 +82,34 @@ class Probe:
         )
         own = self.own
         return torch.stack([dot / own, task, student / own**2, end / own**2])
+
+
+def copy_of(tensor: Tensor) -> Tensor:
+    """A copy of what will be overwritten in place, for :func:`on_gradient`.
+
+    The network goes on with the tensor itself, so the copy sees nothing of the task's
+    gradient. A hook that is there before the tensor changes gets the gradient of what
+    it was, the copy's part in it.
+    """
+    copy: Any = tensor.clone()
+    if tensor.requires_grad:
+        copy.hooks_of_source = hooks = []
+
+        def tell(gradient: Tensor) -> None:
+            for hook in hooks:
+                hook(gradient)
+
+        tensor.register_hook(tell)
+    return copy
+
+
+def on_gradient(feature: Tensor, hook: Callable[[Tensor], None]) -> None:
+    """Call ``hook`` with a tapped feature's whole gradient, the task's included."""
+    hooks: list | None = getattr(feature, 'hooks_of_source', None)
+    if hooks is None:
+        feature.register_hook(hook)
+    else:
+        hooks.append(hook)
 
 
 def once(make: Callable[[Tensor], Tensor], features: Sequence[Tensor]) -> list[Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .errors import ConfigError, nearest, within
+from .probe import copy_of
 
 _SPEC = re.compile(
     r'^(?:(?P<network>[A-Za-z_]\w*):)?(?P<path>[A-Za-z_]\w*(?:\.\w+)*)(?P<index>(?:\[\d+\])*)(?:@(?P<side>input|output))?$'
@@ -274,12 +275,20 @@ class Taps:
         wanted = list(dict.fromkeys(found))
         recording = Recording({t: [] for t in wanted}, {t: [] for t in wanted})
         waiting = {t: self.expected[t] for t in wanted} if stop else {}
+        copies: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+        def kept(tensor: Tensor) -> Tensor:
+            """One copy of a tensor, as it is now, for all taps."""
+            key = id(tensor), tensor._version
+            if key not in copies:
+                copies[key] = tensor, copy_of(tensor)
+            return copies[key][1]
 
         def see(tap: Tap, value: Any) -> None:
             with within(f'{self.names[tap]}: '):
                 tensors = tap.pick(value)
             if tap in self.clone:
-                tensors = [tensor.clone() for tensor in tensors]
+                tensors = [kept(tensor) for tensor in tensors]
             recording.calls[tap].append(tensors)
             recording.versions[tap].append([t._version for t in tensors])
             if stop and len(recording.calls[tap]) == waiting.get(tap):

@@ -11,6 +11,7 @@ from helpers import (
     detection_batch,
     distill_cfg,
     fitnet,
+    link,
     losses_of,
     runner,
 )
@@ -274,3 +275,40 @@ def test_a_new_start_from_a_distilled_checkpoint_measures_anew(tmp_path):
 def test_options_are_checked(share, message):
     with pytest.raises(ConfigError, match=message):
         model_of(share)
+
+
+# ---- taps that are overwritten ------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', ['conv1', 'bn1'])  # the ReLU behind bn1 is in place
+@pytest.mark.parametrize('share', [None, CONSTANT])
+def test_a_tensor_that_is_overwritten_is_measured_like_any_other(name, share):
+    """Against the gradients that arrive there with the link and without."""
+    tap = f'backbone.{name}'  # blocks begin with a factor of 0
+    arrived: list[Tensor] = []
+    models = []
+    for weight in (0.0, 1.0):
+        links = link(tap, stages=[dict(type='kd_mm.ConvAdapter')])
+        links['fpn']['criterion']['weight'] = weight
+        if share and weight:
+            links['fpn']['share'] = share
+        models.append(
+            build(distill_cfg(toys.classifier(), toys.classifier(base=16), links))
+        )
+        models[-1].get_submodule(tap).register_forward_hook(
+            lambda _, __, output: output.register_hook(
+                lambda gradient: arrived.append(gradient.clone())
+            )
+            and None
+        )
+    backward(models[0])
+    for _ in range(4 if share else 1):  # with a share: probes in steps 0 and 2
+        _, log = backward(models[1])
+    task, total = arrived[0], arrived[-1]
+    ours = (total - task).norm() / ((total - task).norm() + task.norm())
+    if share:
+        assert float(ours) == pytest.approx(share['target'], abs=0.02)
+        assert float(log['kd_fpn_weight']) > 0
+    else:
+        _, log = backward(models[1])  # tells what the step before has found
+        assert float(log['kd_fpn_gradient_share']) == pytest.approx(float(ours), 1e-3)
