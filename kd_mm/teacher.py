@@ -251,7 +251,8 @@ class Teacher:
         context = nullcontext()
         if self.dtype:
             own = own.to(self.dtype)
-            context = torch.autocast(own.device.type, enabled=False)
+            # networks make some of their numbers in fp32: masks, sines of positions
+            context = torch.autocast(own.device.type, dtype=self.dtype)
         with context, self.taps.record(self.model, specs=specs, stop=True) as seen:
             self.model(own, samples, mode='predict')
         for tap, calls in seen.calls.items():

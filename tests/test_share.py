@@ -296,10 +296,10 @@ def test_a_tensor_that_is_overwritten_is_measured_like_any_other(name, share):
             build(distill_cfg(toys.classifier(), toys.classifier(base=16), links))
         )
         models[-1].get_submodule(tap).register_forward_hook(
-            lambda _, __, output: output.register_hook(
-                lambda gradient: arrived.append(gradient.clone())
+            lambda _, __, output: (
+                output.register_hook(lambda gradient: arrived.append(gradient.clone()))
+                and None
             )
-            and None
         )
     backward(models[0])
     for _ in range(4 if share else 1):  # with a share: probes in steps 0 and 2

@@ -6,7 +6,15 @@ import pytest
 import query_toys
 import torch
 import toys
-from helpers import build, classification_batch, detection_batch, distill_cfg, fitnet
+from helpers import (
+    build,
+    classification_batch,
+    detection_batch,
+    distill_cfg,
+    fitnet,
+    link,
+    losses_of,
+)
 from mmdet.models import RetinaNet
 from mmengine.registry import MODELS, DefaultScope
 
@@ -265,6 +273,40 @@ def test_the_fast_teacher_gives_nearly_the_same_features(fast, tmp_path):
         assert feature.dtype == torch.float32
         error = (feature - plain_feature).norm() / plain_feature.norm()
         assert float(error) < (0.03 if 'dtype' in fast else 1e-4)
+
+
+SWIN = dict(
+    type='mmdet.SwinTransformer', embed_dims=24, depths=(2, 2), num_heads=(2, 2),
+    patch_size=8, strides=(8, 2), out_indices=(0, 1), window_size=7,
+)  # fmt: skip
+
+
+def test_a_teacher_in_bf16_that_makes_numbers_in_fp32():
+    """Swin its attention masks, as a DETR the sines of its positions."""
+    teacher = toys.retinanet(width=24)
+    teacher.backbone = SWIN
+    teacher.neck.update(in_channels=[24, 48], start_level=0)
+    guide = dict(teacher_kwargs=dict(dtype='bf16'))
+    model = build(
+        distill_cfg(
+            toys.retinanet(), teacher, link('neck', criterion='ATLoss'), **guide
+        )
+    )
+    assert losses_of(model, detection_batch())['loss_kd_fpn'].isfinite()
+
+
+def test_a_number_format_that_a_teacher_does_not_run_in_is_refused(monkeypatch):
+    extract = RetinaNet.extract_feat
+
+    def in_fp32(self, images):
+        if images.dtype != torch.float32:
+            raise RuntimeError('no such kernel')
+        return extract(self, images)
+
+    monkeypatch.setattr(RetinaNet, 'extract_feat', in_fp32)
+    teacher = toys.retinanet(width=24)
+    with pytest.raises(ConfigError, match='teacher.dtype: RetinaNet does not run in'):
+        build(distill_cfg(toys.retinanet(), teacher, teacher_kwargs=dict(dtype='bf16')))
 
 
 def test_inherits_where_names_and_shapes_match(tmp_path):
