@@ -9,6 +9,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import torch
+from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from .auto import AUTO, check_method, find_links
 from .colours import plain_batch
 from .distiller import Distiller
-from .errors import ConfigError, nearest, within
+from .errors import ConfigError, within
 from .hooks.distill_hook import attach_to_runners
+from .inherit import check_inherited, inherit
 from .link import Link, check_parts
 from .modes import as_in_prediction
 from .options import Count, Natural, check_options, checked
@@ -29,12 +31,12 @@ from .share import ratios
 from .sizes import channels
 from .student import check_built, check_loss, check_saved, without_distiller
 from .taps import Recording, Tap, Taps
-from .teacher import inherit
 from .teachers import Teachers, named, network_of
 from .toolboxes import check_installed
 from .trial import device_of, on_device
 from .utils.kinds import is_type
 from .utils.pretraining import watched_pretraining
+from .utils.randomness import kept_random
 
 attach_to_runners()
 
@@ -230,21 +232,18 @@ def Distill(  # noqa: N802  (it stands where a class does in a config)
     else:
         model = _build_student(student, data_preprocessor)
     refuse_other_inputs(model, 'student')
-    for part in inherit:
-        if part not in (names := dict(model.named_modules())):
-            raise ConfigError(
-                f'inherit: {type(model).__name__} has no module {part!r}; '
-                f'{nearest(part, filter(None, names))}'
-            )
+    check_inherited(model, configs, inherit)
     # What we create draws its random numbers aside: the student must start, and its
     # data come, exactly as without us.
-    with torch.random.fork_rng():
+    with kept_random(get_device()):
         distiller = _build_distiller(
             model, configs, links, gradient_share_interval, stop_on_nan, trial_size
         )
     model.__class__ = distilled_class(type(model))  # type: ignore[arg-type]
     model.distiller = distiller
     model.inherited, model.keeps_weights = tuple(inherit), built
+    if built:  # who trains it in a loop of their own may not call `init_weights`
+        model.init_weights()
     check_saved(model)
     MMLogger.get_current_instance().info(
         f'kd_mm: teacher {distiller.teachers.describe()}; links '

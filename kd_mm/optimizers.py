@@ -197,6 +197,31 @@ def left_out(wrapper: OptimWrapper, model: nn.Module) -> list[str]:
     return [name for name, parameter in learn if id(parameter) not in trained]
 
 
+def clipped(wrapper: OptimWrapper, model: nn.Module) -> str:
+    """What to warn of: a share whose gradient shortens the student's own steps.
+
+    An optimiser that divides by the gradient's size (Adam and its kind) does not mind.
+
+    Args:
+        wrapper (OptimWrapper): Of the run, or several in a dict.
+        model (nn.Module): The distilled model, not wrapped.
+    """
+    links = model.distiller.links.items()
+    shares = {n: k.share.full for n, k in links if k.share and k.criterion.weight}
+    several = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    for one in several:
+        clip = getattr(one, 'clip_grad_kwargs', None)
+        plain = any('betas' not in group for group in getattr(one, 'param_groups', ()))
+        for name, share in shares.items() if clip and plain else ():
+            return (
+                f'links.{name}.share={share:g}: what the link adds counts in clip_grad '
+                f"({clip}), which then shortens the student's own steps; compare "
+                'grad_norm in the log with that of the student alone, and raise '
+                'optim_wrapper.clip_grad.max_norm by as much'
+            )
+    return ''
+
+
 def untrained(wrapper: OptimWrapper, model: nn.Module) -> Iterator[str]:
     """What to warn of: links of which no optimiser has all parameters.
 

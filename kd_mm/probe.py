@@ -93,7 +93,8 @@ def copy_of(tensor: Tensor) -> Tensor:
     """
     copy: Any = tensor.clone()
     if tensor.requires_grad:
-        copy.hooks_of_source = hooks = []
+        hooks: list[Callable[[Tensor], None]] = []
+        copy.hooks_of_source = hooks
 
         def tell(gradient: Tensor) -> None:
             for hook in hooks:

@@ -212,7 +212,7 @@ def _once(
         _learn(shown[name], guide.model, guide.taps, 'prediction')
     for name, guide in guides.items():
         guide.settle(shown[name].reached)
-        _check_dtype(guide, inputs, samples)
+        guide.check_dtype(inputs, samples)
     _tell_cost(training.flops, shown, shape[1:])
     teacher = Recording.together({name: p.recording for name, p in shown.items()})
     return Rehearsed(
@@ -222,22 +222,6 @@ def _once(
         samples=[_as_trained(student, s.to('cpu')) for s in samples],
         size=shape[1:],
     )
-
-
-def _check_dtype(guide: Teacher, inputs: Tensor, samples: Sequence[Any]) -> None:
-    """Refuse a number format that the network does not run in, now that it has it."""
-    if guide.dtype is None or guide.compile:  # compiling takes long, for one size
-        return
-    try:
-        guide(inputs, samples, list(guide.taps.taps))
-    except ConfigError:
-        raise
-    except Exception as error:
-        name, device = type(guide.model).__name__, inputs.device.type
-        raise ConfigError(
-            f'teacher.dtype: {name} does not run in {guide.dtype} on {device} '
-            f'({reason(error)}); leave it out'
-        ) from error
 
 
 def trial_batch(

@@ -9,7 +9,6 @@ from os import PathLike
 from typing import Any, Literal
 
 import torch
-from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ from .options import Count, Positive, checked
 from .preprocess import InputBridge, crop
 from .taps import Recording, Taps
 from .toolboxes import check_installed
-from .trial import Pass, device_of, initialise, trial
+from .trial import Pass, device_of, initialise, reason, trial
 from .utils.loading import load_model_config, load_weights
 
 MOST = 64  # a scale is a fraction of whole numbers, the denominator up to this
@@ -265,6 +264,20 @@ class Teacher:
             seen = seen.map(Tensor.float)
         return self._cropped(seen, inputs, own)
 
+    def check_dtype(self, inputs: Tensor, samples: Sequence[Any]) -> None:
+        """Refuse a number format that it does not run in, now that it has it."""
+        if self.dtype is None or self.compile:  # compiling takes long, for one size
+            return
+        try:
+            self(inputs, samples, list(self.taps.taps))
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f'teacher.dtype: {type(self.model).__name__} does not run in '
+                f'{self.dtype} on {inputs.device.type} ({reason(error)}); leave it out'
+            ) from error
+
     def check_differs(self, student: nn.Module) -> None:
         """Raise ``ConfigError`` when student and teacher have the same weights."""
         own = dict(student.named_parameters())
@@ -353,36 +366,3 @@ def _compile(module: nn.Module, name: str, taps: set[str]) -> None:
     for child_name, child in module.named_children():
         if child_name != 'data_preprocessor':
             _compile(child, f'{name}.{child_name}' if name else child_name, taps)
-
-
-def inherit(student: nn.Module, teacher: nn.Module, parts: Sequence[str]) -> None:
-    """Copy weights from the teacher where names and shapes match ("inheriting").
-
-    Source: DPK (arXiv 2206.06067) and FGD's released code start the student's neck and
-    head from the teacher's.
-
-    Args:
-        student (nn.Module): Receives the weights.
-        teacher (nn.Module): Gives them.
-        parts (Sequence[str]): Dotted paths of modules, e.g. ``['neck', 'bbox_head']``.
-
-    Raises:
-        ConfigError: If nothing under a part matches.
-    """
-    theirs = teacher.state_dict()
-    own = student.state_dict()
-    for part in parts:
-        names = [n for n in own if n.startswith(f'{part}.')]
-        fitting = [n for n in names if n in theirs and theirs[n].shape == own[n].shape]
-        if not fitting:
-            raise ConfigError(
-                f'inherit: nothing under {part!r} has the same name and shape in '
-                f'{type(student).__name__} and in the teacher {type(teacher).__name__}'
-            )
-        for name in fitting:
-            own[name].copy_(theirs[name])
-        left = sorted(set(names) - set(fitting))
-        MMLogger.get_current_instance().info(
-            f'inherit: {len(fitting)} of {len(names)} tensors of {part!r} come from '
-            f'the teacher' + (f'; not {", ".join(left[:5])}' if left else '')
-        )

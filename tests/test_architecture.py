@@ -47,7 +47,7 @@ FLOORS = (
     ('teacher',),
     ('link',),
     ('teachers',),
-    ('distiller', 'rehearsal'),
+    ('distiller', 'inherit', 'rehearsal'),
     ('unaugmented',),
     ('stages',),
     ('analysis', 'auto'),

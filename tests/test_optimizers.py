@@ -3,7 +3,7 @@
 import pytest
 import torch
 import toys
-from helpers import build, detection_batch, distill_cfg, losses_of, runner
+from helpers import build, detection_batch, distill_cfg, fitnet, losses_of, runner
 from mmengine.hooks import Hook
 from mmengine.optim import (
     ConstantMomentum,
@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 
 import kd_mm.utils.amp  # noqa: F401  registers CPUAmpOptimWrapper
 from kd_mm.errors import ConfigError
-from kd_mm.optimizers import fusible, untrained
+from kd_mm.optimizers import clipped, fusible, untrained
 from kd_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from kd_mm.stages import ConvAdapter
 
@@ -254,6 +254,17 @@ def test_adapters_that_no_optimiser_has_are_told(tmp_path):
 
 class SomebodysAdapter(ConvAdapter):
     """May train itself."""
+
+
+def test_a_share_beside_clipped_gradients_is_told():
+    clip = dict(max_norm=1.0)
+    for share, kind, said in ((0.5, 'SGD', 1), (None, 'SGD', 0), (0.5, 'AdamW', 0)):
+        links = fitnet(share=share) if share else fitnet()
+        model = build(distill_cfg(toys.retinanet(), toys.retinanet(width=24), links))
+        optimizer = getattr(torch.optim, kind)(model.parameters(), lr=0.01)
+        text = clipped(OptimWrapper(optimizer, clip_grad=clip), model)
+        assert ('links.fpn.share=0.5' in text and 'max_norm' in text) == said
+        assert clipped(OptimWrapper(optimizer), model) == ''
 
 
 def test_what_learns_by_any_optimiser_is_no_fault():

@@ -18,6 +18,7 @@ from helpers import (
 from mmdet.models import RetinaNet
 from mmengine.registry import MODELS, DefaultScope
 
+import kd_mm
 from kd_mm.errors import ConfigError
 from kd_mm.preprocess import InputBridge
 from kd_mm.teacher import Teacher
@@ -327,6 +328,29 @@ def test_inherits_where_names_and_shapes_match(tmp_path):
             with_teacher(config=toys.yolox(), allow_random=True)
             | dict(inherit=['backbone'], links=fitnet(levels=[0, 1, 2]))
         )
+
+
+@pytest.mark.parametrize('teacher', ['ema', 'two'])
+def test_who_inherits_has_one_teacher_with_weights_of_its_own(teacher):
+    guide = dict(config=toys.retinanet(width=24), allow_random=True)
+    taught = 'ema' if teacher == 'ema' else dict(a=guide, b=guide)
+    cfg = distill_cfg(toys.retinanet(), None) | dict(
+        teacher=taught, inherit=['bbox_head']
+    )
+    with pytest.raises(ConfigError, match='inherit=.*one teacher.*(ema|a, b)'):
+        build(cfg)
+
+
+def test_a_network_that_was_built_inherits_at_once():
+    """A loop of one's own need not call `init_weights`."""
+    student, teacher = (plain(toys.retinanet(width=16)) for _ in range(2))
+    with torch.no_grad():
+        teacher.bbox_head.retina_cls.bias.fill_(3.0)
+    guide = dict(config=teacher)
+    model = kd_mm.Distill(
+        student=student, teacher=guide, links=fitnet(), inherit=['bbox_head']
+    )
+    assert model.bbox_head.retina_cls.bias.eq(3).all()
 
 
 def test_a_random_teacher_is_initialised_as_its_config_says(monkeypatch):

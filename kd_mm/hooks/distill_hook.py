@@ -11,10 +11,11 @@ from mmengine.runner._flexible_runner import FlexibleRunner
 from torch import nn
 
 from ..analysis.evaluate import evaluate
+from ..bare import Bare, name_of
 from ..colours import prepare
 from ..errors import ConfigError
 from ..link import Link
-from ..optimizers import separate_schedules, untrained
+from ..optimizers import clipped, separate_schedules, untrained
 from ..preprocess import normalised_before, unknown_pixels
 from ..registry import HOOKS
 from ..schedule import Progress, takes_note
@@ -187,6 +188,8 @@ class DistillHook(Hook):
                 raise ConfigError(f'links.{name}: {text}') from error
         for text in untrained(runner.optim_wrapper, _student(runner)):
             runner.logger.warning(f'kd_mm: {text}')
+        if text := clipped(runner.optim_wrapper, _student(runner)):
+            runner.logger.warning(f'kd_mm: {text}')
         self._watch.begin(runner)
         if text := differing(_student(runner), runner.train_dataloader.dataset):
             runner.logger.warning(
@@ -304,6 +307,12 @@ class DistillHook(Hook):
         loop = runner.val_loop
         if loop is None:
             raise ConfigError('teacher.validate=True needs a val_dataloader')
+        network = teacher.model
+        if isinstance(network, Bare) or not getattr(network, 'with_head', True):
+            raise ConfigError(
+                f'teacher.validate=True: {name_of(network)} has no head and predicts '
+                'nothing; leave it out'
+            )
         loader = loop.dataloader
         device = next(teacher.model.parameters()).device
         try:

@@ -44,6 +44,7 @@ class RestoreHook(Hook):
         if 'state_dict' not in checkpoint:
             self._unfold(checkpoint, resume=runner._resume)
         if not runner._resume:
+            _check_inherited(_model(runner), checkpoint)
             self._leave_out(runner, checkpoint)
             return
         if 'ema_state_dict' in checkpoint and not any(_averages(runner)):
@@ -106,6 +107,18 @@ class RestoreHook(Hook):
                     f'load_from: {len(left)} tensors of another distiller are left '
                     f'out ({some(left)})'
                 )
+
+
+def _check_inherited(model: nn.Module, checkpoint: dict) -> None:
+    """Refuse weights for what has the teacher's: those of a file come last."""
+    names = [WRAPPERS.sub('', name) for name in checkpoint['state_dict']]
+    for part in getattr(model, 'inherited', ()):
+        if any(name.startswith(f'{part}.') for name in names):
+            raise ConfigError(
+                f'load_from has weights of {part!r}, which would take the place of '
+                f'those that model.inherit takes from the teacher: leave out one of '
+                'the two (--cfg-options model.inherit=[])'
+            )
 
 
 def _is_ours(name: str) -> bool:

@@ -41,7 +41,9 @@ class Watch:
         """What is in the log of an earlier run does not count."""
         for key, buffer in runner.message_hub.log_scalars.items():
             self._read[key] = len(buffer.data[0])
-        self._resumed = bool(getattr(runner, '_resume', False))
+        # nothing may have been there to resume
+        known = getattr(runner, '_resume', False), getattr(runner, '_has_loaded', False)
+        self._resumed = all(known)
 
     def note(
         self, runner: Runner, links: Mapping[str, Link], progress: Progress

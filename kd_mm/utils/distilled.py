@@ -12,6 +12,7 @@ from .export import is_distilled
 from .files import check_checkpoint
 from .kinds import default_scope
 from .loading import check_fits
+from .randomness import kept_random
 
 
 def check_distilled(cfg: Config, path: str) -> None:
@@ -60,7 +61,7 @@ def build_distilled(
         check_fits(model, student, key='--student', trust=trust)
         load_checkpoint(model, student, map_location='cpu')
     else:
-        with torch.random.fork_rng():
+        with kept_random(get_device()):
             torch.manual_seed(0)
             model.init_weights()
     return model.to(get_device())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import toys
-from helpers import PackedImages, distill_cfg, runner
+from helpers import PackedImages, distill_cfg, link, runner
 from mmcv.transforms import Normalize, RandomApply
 from mmdet.models import DetDataPreprocessor
 from mmengine.dataset import Compose
@@ -62,6 +62,18 @@ def test_a_teacher_whose_evaluation_fails_is_put_back_as_it_was(tmp_path, monkey
     with pytest.raises(RuntimeError, match='no metric'):
         run.train()
     assert {p.dtype for p in teacher.parameters()} == {torch.bfloat16}
+
+
+def test_a_teacher_without_a_head_cannot_be_evaluated(tmp_path):
+    network = distill_cfg(toys.retinanet(), None)['student'].backbone
+    guide = dict(config=network, validate=True, allow_random=True)
+    guide.update(data_preprocessor=dict(bgr_to_rgb=True))
+    stages = [dict(type='kd_mm.ConvAdapter')]
+    links = link('neck', stages=stages, levels=dict(student=[0], teacher=[0]))
+    links['fpn'].update(teacher='backbone.layer2')
+    cfg = distill_cfg(toys.retinanet(), None, links) | dict(teacher=guide)
+    with pytest.raises(ConfigError, match='validate.* has no head'):
+        runner(cfg, tmp_path, epochs=1).train()
 
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]

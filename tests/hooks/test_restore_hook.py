@@ -255,6 +255,23 @@ def test_load_from_a_run_with_other_links_takes_its_student(tmp_path, hook):
     again.train()
 
 
+def test_weights_for_what_is_inherited_are_refused(tmp_path):
+    """Those of a file are loaded last, so the teacher's would be gone."""
+    student = toys.retinanet()
+    state = build(student).state_dict()
+    cfg = distill_cfg(student, toys.retinanet(width=16), inherit=['bbox_head'])
+    heads = [name for name in state if name.startswith('bbox_head.')]
+    for kept in (state, {k: v for k, v in state.items() if k not in heads}):
+        torch.save(kept, tmp_path / 'student.pth')
+        begin = dict(load_from=str(tmp_path / 'student.pth'))
+        run = detection_runner(cfg, tmp_path / 'run', epochs=1, **begin)
+        if kept is not state:
+            run.train()
+            continue
+        with pytest.raises(ConfigError, match="'bbox_head'.*model.inherit=\\[\\]"):
+            run.train()
+
+
 def test_resuming_from_bare_weights_or_a_whole_model_is_refused(tmp_path):
     cfg = distill_cfg(toys.retinanet(), toys.retinanet(width=24))
     model = build(cfg)

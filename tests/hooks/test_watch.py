@@ -101,7 +101,7 @@ def test_each_thing_is_said_once_after_it_lasted(request, wrong, says):
 
 def test_a_link_that_fell_before_the_run_was_resumed_is_not_judged(request):
     run = Run(request.node.name)
-    run.runner._resume = True
+    run.runner._resume = run.runner._has_loaded = True
     run.watch.begin(run.runner)
     for _ in range(6):
         run.epoch(**WELL, loss_kd_fpn=1.0)
@@ -109,6 +109,16 @@ def test_a_link_that_fell_before_the_run_was_resumed_is_not_judged(request):
     for value in (0.5, 0.2, 0.2):
         run.validate(value)
     assert len(run.said) == 1 and 'when the run went on' in run.said[0]
+
+
+def test_a_run_that_was_to_resume_and_had_nothing_to_is_judged(request):
+    """MMDetection's `--resume` in the first start of a job that restarts itself."""
+    run = Run(request.node.name)
+    run.runner._resume, run.runner._has_loaded = True, False
+    run.watch.begin(run.runner)
+    for _ in range(6):
+        run.epoch(**WELL, loss_kd_fpn=1.0)
+    assert len(run.said) == 1 and 'links.fpn' in run.said[0]
 
 
 def test_of_a_link_on_images_without_labels_their_loss_counts(request):

@@ -381,7 +381,7 @@ class ChannelAlign(Stage):
 def has_learnt(runner: Runner) -> bool:
     """Whether the student starts from weights that mean something."""
     model = unwrapped(runner.model)
-    if runner._load_from or runner._resume or getattr(model, 'inherited', ()):
+    if runner._has_loaded or getattr(model, 'inherited', ()):
         return True
     if getattr(model, 'keeps_weights', False):  # it was built, and perhaps trained
         return True
