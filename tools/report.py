@@ -5,8 +5,8 @@
     python tools/report.py alone=w/a0 alone=w/a1 SoKD=w/d0 SoKD=w/d1 --teacher w/teacher
 
 A run is its work dir, or NAME=FOLDER; those of one name are seeds of one thing, and are
-compared with the student alone seed by seed. The page needs no network and no other
-file.
+compared with the student alone seed by seed. That is the first name of runs that are
+not distilled. The page needs no network and no other file.
 """
 
 import sys

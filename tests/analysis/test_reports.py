@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 from kd_mm.analysis.reports import page, read_metrics, read_run
-from kd_mm.analysis.reports.verdict import Difference, paired, verdict
+from kd_mm.analysis.reports.verdict import Difference, likeliest, paired, verdict
 from kd_mm.errors import ConfigError
 
 METRIC = 'accuracy/top1'
@@ -245,6 +245,33 @@ def test_runs_of_other_lengths_are_not_compared(tmp_path):
     own.steps = own.steps[:4]
     text = verdict(difference(1.0, 1.1, 0.9), [alone, own], METRIC, 95.0)
     assert 'to step 40, the student alone to 80' in text and 'nothing yet' in text
+
+
+def test_the_training_of_the_teacher_is_shown_and_is_not_the_student_alone(
+    seeds, tmp_path
+):
+    folder = write_run(tmp_path / 't0', last=99)
+    teacher = read_run(f'big={folder}')
+    teacher.steps = teacher.steps[:4]
+    runs = [*seeds, teacher]
+    (found,) = paired(runs, METRIC)
+    assert found.gains == pytest.approx([1.0, 1.1, 1.2])
+    html = page(runs)
+    assert 'a gain' in html and '<td>big</td>' in html
+    assert 'The student alone: alone, the first' in html and 'nothing: big.' in html
+    assert 'the teacher is not better' not in likeliest('SoKD', runs, METRIC, 92.0)
+
+
+def test_plain_runs_without_a_name_are_the_student_alone_together(tmp_path):
+    folders = [str(write_run(tmp_path / f'a{i}', seed=i)) for i in range(2)]
+    folders += [
+        str(write_run(tmp_path / f'd{i}', seed=i, distilled=True)) for i in range(2)
+    ]
+    runs = [
+        read_run(text) for text in (*folders[:2], *(f'KD={f}' for f in folders[2:]))
+    ]
+    assert paired(runs, METRIC)[0].gains == [0, 0]
+    assert 'the first that' not in page(runs)
 
 
 def test_columns_and_cells_that_nothing_is_known_of(tmp_path):

@@ -10,7 +10,7 @@ from jinja2 import Environment
 from ...errors import ConfigError
 from .plots import curves, picture, pictures
 from .runs import Run
-from .verdict import paired, verdict
+from .verdict import left_out, paired, verdict
 
 TEMPLATE = Path(__file__).with_name('page.html')
 
@@ -27,7 +27,7 @@ def page(
 
     Args:
         runs (Sequence[Run]): Of the student alone and distilled; those of one name
-            are seeds of one thing.
+            are seeds of one thing. Of several plain ones the first is the student.
         title (str): Of the page. Defaults to 'Distillation'.
         metric (str, optional): Validation metric to compare. Defaults to None, the
             first that is better when higher.
@@ -48,6 +48,11 @@ def page(
     known = teacher or next((run.teacher for run in runs if run.teacher), {})
     level = known.get(metric, math.nan)
     differences = paired(runs, metric)
+    verdicts = [verdict(d, runs, metric, level) for d in differences]
+    if not verdicts:
+        verdicts = ['No distilled run among these.']
+    elif text := left_out(runs):
+        verdicts.append(text)
     rows = _rows(runs, metric, level, {d.name: str(d) for d in differences})
     memory = ['MB'] if any(row[-1] for row in rows) else []  # of an accelerator
     rows = rows if memory else [row[:-1] for row in rows]
@@ -57,8 +62,7 @@ def page(
         .from_string(TEMPLATE.read_text())
         .render(
             title=title,
-            verdicts=[verdict(d, runs, metric, level) for d in differences]
-            or ['No distilled run among these.'],
+            verdicts=verdicts,
             heads=('', 'seeds', metric, 'difference', 's per step', *memory),
             rows=rows,
             curves=curves(runs, metric, level),

@@ -30,6 +30,7 @@ class Run:
         values (list[dict]): What was logged of validation.
         teacher (dict[str, float]): The teacher's metrics, where the log has them.
         said (list[str]): Warnings of links that do not work, in its log.
+        named (bool): Whether the name was given; else it is the folder's.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Run:
     values: list[dict]
     teacher: dict[str, float] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
+    named: bool = False
 
     def curve(self, key: str) -> tuple[list[float], list[float]]:
         """Steps and values of anything in the log."""
@@ -144,6 +146,7 @@ def read_run(text: str) -> Run:
         distilled=is_type(model, 'kd_mm.Distill'),
         steps=_latest(trained),
         values=_latest(measured),
+        named=bool(name),
         **_said(folder),
     )
 

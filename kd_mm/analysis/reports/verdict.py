@@ -75,17 +75,45 @@ class Difference:
         return f'{self.mean:+.4g} ± {self.error:.2g} ({self.count})'
 
 
+def alone(runs: Sequence[Run]) -> list[Run]:
+    """The student alone: of the plain runs those of the first name that was given.
+
+    What comes under another name (the teacher's own training, another student) is not
+    it. Runs without a name are one group, whatever their folders are called.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if not run.distilled:
+            groups.setdefault(run.name if run.named else '', []).append(run)
+    return next(iter(groups.values()), [])
+
+
+def left_out(runs: Sequence[Run]) -> str:
+    """One sentence on plain runs that nothing is compared with; '' for none."""
+    base = alone(runs)
+    others = [run for run in runs if not run.distilled and run not in base]
+    if not others:
+        return ''
+    names, rest = (
+        ', '.join(dict.fromkeys(run.name for run in side)) for side in (base, others)
+    )
+    return (
+        f'The student alone: {names}, the first that is not distilled. Shown, and '
+        f'compared with nothing: {rest}.'
+    )
+
+
 def paired(runs: Sequence[Run], metric: str) -> list[Difference]:
     """Every kind of distilled run against those alone."""
     done = [run for run in runs if not math.isnan(run.last(metric))]
     unit = min((_rounding(run.last(metric)) for run in done), default=0.0)
-    base = [run for run in done if not run.distilled]
-    alone = {run.seed: run.last(metric) for run in base}
+    base = [run for run in alone(runs) if not math.isnan(run.last(metric))]
+    level = {run.seed: run.last(metric) for run in base}
     found = []
     for name in dict.fromkeys(run.name for run in runs if run.distilled):
-        own = [run for run in done if run.distilled and run.name == name]
+        own = _distilled(name, done)
         if _told_apart(base) and _told_apart(own):
-            gains = [r.last(metric) - alone[r.seed] for r in own if r.seed in alone]
+            gains = [r.last(metric) - level[r.seed] for r in own if r.seed in level]
             found.append(Difference(name, gains, unit=unit))
         else:
             values, others = (
@@ -151,16 +179,17 @@ def verdict(
 
 def _budgets(name: str, runs: Sequence[Run]) -> str:
     """What is said of runs that were trained for other lengths; '' for equal ones."""
-    own, alone = (
-        {run.steps[-1]['step'] for run in runs if chosen(run) and run.steps}
-        for chosen in (
-            lambda run: run.distilled and run.name == name,
-            lambda run: not run.distilled,
-        )
+    own, base = (
+        {run.steps[-1]['step'] for run in side if run.steps}
+        for side in (_distilled(name, runs), alone(runs))
     )
-    if not alone or own == alone:
+    if not base or own == base:
         return ''
-    return f'trained to step {_listed(own)}, the student alone to {_listed(alone)}'
+    return f'trained to step {_listed(own)}, the student alone to {_listed(base)}'
+
+
+def _distilled(name: str, runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if run.distilled and run.name == name]
 
 
 def _listed(numbers: set) -> str:
@@ -169,9 +198,8 @@ def _listed(numbers: set) -> str:
 
 def likeliest(name: str, runs: Sequence[Run], metric: str, teacher: float) -> str:
     """Why a distillation did not help: the first of the usual reasons that holds."""
-    own = [run for run in runs if run.distilled and run.name == name]
-    alone = [run for run in runs if not run.distilled]
-    student = statistics.mean([run.last(metric) for run in alone] or [math.nan])
+    own, base = _distilled(name, runs), alone(runs)
+    student = statistics.mean([run.last(metric) for run in base] or [math.nan])
     if teacher <= student:
         return (
             f'Likeliest reason: the teacher is not better ({teacher:.4g}, the student '
@@ -200,7 +228,7 @@ def likeliest(name: str, runs: Sequence[Run], metric: str, teacher: float) -> st
         sums = [sum(values[i : i + tenth]) for i in range(0, len(values) // 2, tenth)]
         if sums and sum(values[-tenth:]) >= 0.98 * max(sums):
             return f'Likeliest reason: {key} did not fall; ask python -m kd_mm doctor.'
-    if any(_rising(run.curve(metric)[1]) for run in [*own, *alone]):
+    if any(_rising(run.curve(metric)[1]) for run in [*own, *base]):
         return (
             'Likeliest reason: training was too short, the metric still rises at the '
             'end.'
