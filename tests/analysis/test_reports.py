@@ -149,6 +149,17 @@ def test_a_resumed_run_is_one_course(tmp_path):
     assert xs == [float(10 * i) for i in range(1, 9)] and ys[-1] == 0.1
 
 
+def test_half_a_line_that_a_killed_run_left_is_skipped(tmp_path):
+    folder = write_run(tmp_path / 'a', last=93.0)
+    log = folder / '20260101_000000' / 'vis_data' / 'scalars.json'
+    log.write_text(log.read_text() + '\n{"accuracy/top1": 9')
+    assert read_run(str(folder)).last(METRIC) == 93
+    tested = tmp_path / 't' / '2026' / '2026.json'
+    tested.parent.mkdir(parents=True)
+    tested.write_text(json.dumps({METRIC: 94.0}) + '\n{"accuracy')
+    assert read_metrics(str(tmp_path / 't')) == {METRIC: 94.0}
+
+
 def test_a_folder_may_have_an_equals_sign_in_its_name(tmp_path):
     folder = write_run(tmp_path / 'lr=0.01')
     assert read_run(str(folder)).name == 'lr=0.01'

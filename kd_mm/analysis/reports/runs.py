@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def read_run(text: str) -> Run:
     measured: list[dict] = []
     cfg = Config()
     for log in sorted(folder.glob('*/vis_data/scalars.json')):
-        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        rows = _rows(log)
         if not rows:
             continue
         cfg = _config(log.with_name('config.py'), folder)
@@ -149,6 +150,15 @@ def read_run(text: str) -> Run:
         named=bool(name),
         **_said(folder),
     )
+
+
+def _rows(path: Path) -> list[dict]:
+    """Of a log; a run that was killed leaves half a line at its end."""
+    rows = []
+    for line in path.read_text(errors='replace').splitlines():
+        with suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def _latest(rows: list[dict]) -> list[dict]:
@@ -193,7 +203,7 @@ def read_metrics(folder: str) -> dict[str, float]:
     """
     files = sorted(Path(folder).glob('*/*.json'), key=lambda p: p.stat().st_mtime)
     for path in reversed(files):
-        row = json.loads(path.read_text().splitlines()[-1])
+        row = (_rows(path) or [{}])[-1]
         found = {k: float(v) for k, v in row.items() if _number(v)}
         if found:
             return found
