@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from kd_mm.analysis.reports import page, read_metrics, read_run
+from kd_mm.analysis.reports.plots import KINDS
 from kd_mm.errors import ConfigError
 from kd_mm.utils import cli
 from kd_mm.utils.session import Session
@@ -39,6 +40,11 @@ def main():
         more = [Path(path) for path in args.pictures]
         if missing := [path for path in more if not path.is_file()]:
             raise ConfigError(f'--pictures: there is no {missing[0]}')
+        if foreign := [p for p in more if p.suffix.lower().lstrip('.') not in KINDS]:
+            raise ConfigError(
+                f'--pictures: {foreign[0]} cannot be shown; give one of: '
+                f'{", ".join(KINDS)}'
+            )
         html = page(
             [read_run(text) for text in args.runs],
             title=args.title,

@@ -234,6 +234,21 @@ def test_what_is_no_run_is_said(tmp_path):
         page([run], metric='mAP')
 
 
+def test_a_picture_that_no_page_can_show_is_refused_in_one_line(
+    tmp_path, monkeypatch, capsys
+):
+    write_run(tmp_path / 'alone')
+    (tmp_path / 'figure.pdf').write_bytes(b'%PDF')
+    monkeypatch.chdir(tmp_path)
+    call = 'report alone --pictures figure.pdf'
+    monkeypatch.setattr(sys, 'argv', call.split())
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(ROOT / 'tools/report.py'))['main']()
+    (last,) = capsys.readouterr().err.strip().splitlines()
+    assert left.value.code == 2 and 'figure.pdf cannot be shown' in last
+    assert last.endswith('png, jpg, jpeg, svg')
+
+
 def test_the_tool_writes_one_file(tmp_path, monkeypatch, capsys):
     write_run(tmp_path / 'alone')
     write_run(tmp_path / 'kd', distilled=True, last=91)
