@@ -93,6 +93,21 @@ def test_the_page_stands_alone_and_shows_everything(seeds, tmp_path):
         assert f'<figcaption>{title}</figcaption>' in html
 
 
+def test_pictures_of_one_name_are_all_shown(seeds, tmp_path):
+    for name in ('d0', 'd1'):
+        drawn = tmp_path / name / '20260101_000000/vis_data/vis_image/areas_1.png'
+        drawn.parent.mkdir()
+        drawn.write_bytes(b'\x89PNG')
+    given = [tmp_path / name / 'areas.png' for name in ('d0', 'd1')]
+    for path in given:
+        path.write_bytes(b'\x89PNG')
+    html = page(seeds, more=given)
+    assert html.count('<img') == 4
+    for name in ('d0', 'd1'):
+        assert f'<figcaption>{tmp_path / name}: areas_1</figcaption>' in html
+        assert f'<figcaption>{tmp_path / name}/areas</figcaption>' in html
+
+
 def difference(*gains):
     return Difference('d0', list(gains))
 

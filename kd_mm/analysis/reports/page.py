@@ -56,7 +56,7 @@ def page(
     rows = _rows(runs, metric, level, {d.name: str(d) for d in differences})
     memory = ['MB'] if any(row[-1] for row in rows) else []  # of an accelerator
     rows = rows if memory else [row[:-1] for row in rows]
-    shown = {path.stem: picture(path) for path in [*more, *pictures(runs)]}
+    shown = {str(path.with_suffix('')): path for path in more} | pictures(runs)
     return (
         Environment(autoescape=True, trim_blocks=True)
         .from_string(TEMPLATE.read_text())
@@ -66,7 +66,7 @@ def page(
             heads=('', 'seeds', metric, 'difference', 's per step', *memory),
             rows=rows,
             curves=curves(runs, metric, level),
-            pictures=shown,
+            pictures={name: picture(path) for name, path in shown.items()},
             said=[(run.name, text) for run in runs for text in run.said],
             runs=runs,
         )

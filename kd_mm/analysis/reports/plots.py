@@ -102,12 +102,13 @@ def picture(path: Path) -> str:
     return f'data:image/{kind};base64,{data}'
 
 
-def pictures(runs: Sequence[Run], most: int = 6) -> list[Path]:
-    """The newest pictures that runs have drawn of themselves."""
+def pictures(runs: Sequence[Run], most: int = 6) -> dict[str, Path]:
+    """The newest pictures that runs have drawn of themselves, by run and name."""
     found = [
-        path
+        (f'{run.folder}: {path.stem}', path)
         for run in runs
         for path in run.folder.glob('*/vis_data/vis_image/*')
         if path.suffix.lower().lstrip('.') in KINDS
     ]
-    return sorted(found, key=lambda path: path.stat().st_mtime)[-most:]
+    found.sort(key=lambda item: item[1].stat().st_mtime)
+    return dict(found[-most:])
