@@ -368,7 +368,7 @@ def test_swapped_colours_are_told_from_what_the_teacher_knows(well, monkeypatch,
 
     monkeypatch.setattr(well.teacher, 'loss', loss)
     swap = {'with red and blue swapped': lambda x: x.flip(1)}
-    monkeypatch.setattr(forms, '_other_forms', lambda model: swap)
+    monkeypatch.setattr(forms, '_other_forms', lambda *_: swap)
     (found,) = forms._losses(well, 'teacher', well.teacher)
     assert found.verdict == ('wrong' if order == 'swapped' else 'fine')
 

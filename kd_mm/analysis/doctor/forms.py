@@ -71,7 +71,8 @@ def _statistics(patient: Patient, side: str, model: nn.Module) -> Iterator[Findi
         return
     check = f'{side} statistics'
     images = [inputs for inputs, _ in _as_got(patient, side)]
-    forms = {'as they are': lambda image: image} | _other_forms(model)
+    others = _other_forms(model, images[0].shape[1])
+    forms = {'as they are': lambda image: image} | others
     name, norm = norms[0]
     distances = {
         form: _distance(model, norm, [change(image) for image in images])
@@ -121,7 +122,8 @@ def _losses(patient: Patient, side: str, model: Any) -> Iterator[Finding]:
     if here is None or not here.isfinite().all():
         return
     check = f'{side} images'
-    there = {form: _loss(model, batches, f) for form, f in _other_forms(model).items()}
+    forms = _other_forms(model, batches[0][0].shape[1])
+    there = {form: _loss(model, batches, change) for form, change in forms.items()}
     lower = {n: v for n, v in there.items() if v is not None and bool((v < here).all())}
     best = min(lower, key=lambda form: float(lower[form].mean()), default='')
     if best and float(lower[best].mean()) < KNOWN * float(here.mean()):
@@ -155,8 +157,13 @@ def _loss(
     return torch.stack(found)
 
 
-def _other_forms(model: nn.Module) -> dict[str, Callable[[Tensor], Tensor]]:
-    """What images might have been when the network was trained."""
+def _other_forms(
+    model: nn.Module, channels: int
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What images might have been when the network was trained.
+
+    Those of three channels might have had other colours, too.
+    """
     pre: Any = model.data_preprocessor
     normalises = getattr(pre, '_enable_normalize', False)
     mean = pre.mean if normalises else torch.zeros(1, 1, 1)
@@ -177,7 +184,7 @@ def _other_forms(model: nn.Module) -> dict[str, Callable[[Tensor], Tensor]]:
     }
     if normalises:
         forms['without normalisation'] = lambda x: x * std.to(x) + mean.to(x)
-    if len(mean) in (1, 3):
+    if channels == 3:
         usual = [torch.tensor(v).view(3, 1, 1) for v in IMAGENET]
         forms['with red and blue swapped'] = of(lambda raw: raw.flip(1))
         forms["with ImageNet's mean and std"] = lambda x: (
