@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from mmpretrain.structures import DataSample, MultiTaskDataSample
 from torch import nn
 
 from kd_mm.analysis.doctor import knowledge
@@ -34,3 +35,30 @@ def test_the_stuff_of_a_panoptic_data_set_is_no_class_of_the_head(meta, verdict)
     (found,) = knowledge.classes(patient)
     assert found.verdict == verdict
     assert found.text == 'data set 133, student 80, teacher 80'
+
+
+def several(**tasks):
+    """A sample of several tasks, by their samples."""
+    sample = MultiTaskDataSample()
+    for name, part in tasks.items():
+        sample.set_field(part, name)
+    return sample
+
+
+def labelled(label):
+    return DataSample().set_gt_label(label)
+
+
+@pytest.mark.parametrize(
+    ('samples', 'verdict', 'says'),
+    [
+        ([several(a=labelled(2), b=labelled(7)), several(b=labelled(1))], 'fine', '2'),
+        ([several(a=several(b=labelled(7))), several()], 'fine', '1'),
+        ([several(a=DataSample()), several()], 'wrong', 'none'),
+    ],
+)
+def test_labels_of_several_tasks_are_found(samples, verdict, says):
+    batch = dict(data_samples=samples)
+    patient = SimpleNamespace(batches=[batch], model=network(3), teacher_known=False)
+    (found,) = knowledge.truth(patient)
+    assert found.verdict == verdict and found.text.startswith(f'{says} of 2 ')

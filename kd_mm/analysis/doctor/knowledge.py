@@ -311,7 +311,8 @@ def truth(patient: Patient) -> Iterator[Finding]:
     empty = sum(not len(found) for found in labels)
     kind = 'boxes' if any('gt_instances' in s for s in samples) else 'a label'
     check = 'ground truth'
-    number = classes_of(patient.model)
+    tasks = any(hasattr(s, 'tasks') for s in samples)  # each has classes of its own
+    number = 0 if tasks else classes_of(patient.model)
     flat = torch.cat([f.flatten().float().cpu() for f in labels]) if labels else None
     if empty == len(samples):
         yield wrong(
@@ -346,6 +347,8 @@ def truth(patient: Patient) -> Iterator[Finding]:
 
 
 def _labels(sample: Any) -> Tensor:
+    if tasks := getattr(sample, 'tasks', ()):  # MMPretrain's MultiTaskDataSample
+        return torch.cat([_labels(sample.get(task)).flatten() for task in tasks])
     if 'gt_instances' in sample:
         return torch.as_tensor(sample.gt_instances.labels)
     if 'gt_score' in sample and 'gt_label' not in sample:
