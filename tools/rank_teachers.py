@@ -13,6 +13,7 @@ teacher's? See "Ranking teachers" in docs/methods.md for what that says, and wha
 
 import copy
 import os.path as osp
+from collections import Counter
 from pathlib import Path
 
 from mmengine.evaluator import Evaluator
@@ -69,6 +70,26 @@ def split(teacher):
     return teacher[:place], teacher[place + 1 :]
 
 
+def names_of(teachers):
+    """What to call each: its config; where others are called so, the checkpoint, too.
+
+    Where even that repeats, its place in the list: a figure has no room for paths.
+    """
+    names = {}
+    for teacher in teachers:
+        config, checkpoint = map(_stem, split(teacher))
+        names[teacher] = config, f'{config}={checkpoint}'
+    used = Counter(name for forms in names.values() for name in forms)
+    return [
+        next((n for n in names[t] if used[n] == 1), f'{names[t][0]} ({place})')
+        for place, t in enumerate(teachers, 1)
+    ]
+
+
+def _stem(path):
+    return osp.splitext(osp.basename(path))[0]
+
+
 def with_teacher(cfg, teacher, *, trust):
     """The config with one of the teachers, and links that only tap."""
     config, checkpoint = split(teacher)
@@ -99,7 +120,7 @@ def main():
         check_distilled(cfg, args.config)
         if args.images < 16 or args.steps < 1:
             raise ConfigError('--images must be >= 16 and --steps >= 1')
-        name = osp.splitext(osp.basename(args.config))[0]
+        name = _stem(args.config)
         out = session.folder(args.out or Path('work_dirs', 'teachers', name))
         with default_scope(cfg):
             rank(cfg, args, out)
@@ -110,7 +131,7 @@ def rank(cfg, args, out):
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     loader = plain_loader(cfg, dataset, images=args.images, annotations=False)
     ratings = []
-    for teacher in args.teachers:
+    for name, teacher in zip(names_of(args.teachers), args.teachers, strict=True):
         one = with_teacher(cfg, teacher, trust=args.trust)
         model = build_distilled(
             one, args.config, student=args.student, trust=args.trust
@@ -129,7 +150,6 @@ def rank(cfg, args, out):
             numbers = (v for v in values.values() if isinstance(v, int | float))
             metric = next(map(float, numbers), None)
         parameters = sum(p.numel() for p in own.parameters()) / 1e6
-        name = osp.splitext(osp.basename(split(teacher)[0]))[0]
         ratings.append(Rating(name, *found, parameters, metric))
     print_ranking(ratings, Console())
     about = dict(config=args.config, student=args.student, teachers=args.teachers)
