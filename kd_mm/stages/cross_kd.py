@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,10 @@ def refuse_other_channels(stage: Stage, link: Link) -> None:
             )
 
 
+# What came out behind a feature and some modules, by their ids, and its version.
+Made: TypeAlias = dict[tuple[int, ...], tuple[Tensor, int]]
+
+
 @MODELS.register_module()
 class CrossKD(Stage):
     """Let both sides run on through the teacher's remaining layers.
@@ -124,6 +129,7 @@ class CrossKD(Stage):
         self._teacher: Borrowed[nn.Module] | None = None
         self._chains: Borrowed[list[list[nn.Module]]] = Borrowed([])
         self._keeps_input = True  # no module changes in place what it is given
+        self._keeps_all = True  # nor what one before it gave
 
     def connect(self, teacher: nn.Module) -> None:
         self._teacher = Borrowed(teacher)
@@ -154,9 +160,11 @@ class CrossKD(Stage):
         for side in (pair.student, pair.teacher):
             for chain, feature in zip(chains, side, strict=True):
                 probe = feature.clone()
+                made: Made = {}
                 before = probe._version
-                _through(chain, probe)
+                _through(chain, probe, made)
                 self._keeps_input &= probe._version == before
+                self._keeps_all &= all(t._version == v for t, v in made.values())
 
     def check(self, link: Link) -> None:
         refuse_other_channels(self, link)
@@ -174,21 +182,41 @@ class CrossKD(Stage):
         return pair
 
     def _all(self, features: Sequence[Tensor]) -> list[Tensor]:
-        return [
-            _through(chain, feature if self._keeps_input else feature.clone())
-            for chain, feature in zip(self._chains.it, features, strict=True)
-        ]
+        """Branches that begin alike, with one feature, go together so far."""
+        made: Made = {}
+        given: dict[tuple[int, int], Tensor] = {}  # to a first module
+        out = []
+        for chain, feature in zip(self._chains.it, features, strict=True):
+            if not self._keeps_all:
+                made, given = {}, {}
+            key = id(feature), id(chain[0])
+            if key not in given:
+                given[key] = feature if self._keeps_input else feature.clone()
+            out.append(_through(chain, given[key], made))
+        return out
 
 
-def _through(chain: Sequence[nn.Module], feature: Tensor) -> Tensor:
-    """A feature behind modules that may be stored in another type than autocast's."""
+def _through(chain: Sequence[nn.Module], feature: Tensor, made: Made) -> Tensor:
+    """A feature behind modules that may be stored in another type than autocast's.
+
+    Args:
+        chain (Sequence[nn.Module]): The modules.
+        feature (Tensor): What the first is fed with.
+        made (dict): What modules have given behind which feature, and in which version;
+            looked up and added to.
+    """
     stored = next((p.dtype for module in chain for p in module.parameters()), None)
     half = stored in (torch.bfloat16, torch.float16) and stored != feature.dtype
     context = torch.autocast(feature.device.type, enabled=False)
     with context if half else nullcontext():
         out = feature.to(stored) if half else feature
+        key: tuple[int, ...] = (id(feature),)
         for module in chain:
-            out = module(out)
+            key = (*key, id(module))
+            if key not in made:
+                new = module(out)
+                made[key] = new, getattr(new, '_version', 0)
+            out = made[key][0]
     if not isinstance(out, Tensor):
         raise ConfigError(
             f'the last module of rest, a {type(chain[-1]).__name__}, gives a '

@@ -61,8 +61,13 @@ class MatchMoments(Stage):
                 )
 
     def forward(self, pair: FeaturePair) -> FeaturePair:
+        made: dict[tuple[int, int], Tensor] = {}  # branches may read one feature
+        for s, t in zip(pair.student, pair.teacher, strict=True):
+            key = id(s), id(t)
+            if key not in made:
+                made[key] = self._match(s, t)
         pair.student = [
-            self._match(s, t) for s, t in zip(pair.student, pair.teacher, strict=True)
+            made[id(s), id(t)] for s, t in zip(pair.student, pair.teacher, strict=True)
         ]
         return pair
 

@@ -184,6 +184,29 @@ def test_cross_predictions_are_what_the_teachers_head_gives():
     assert all(torch.equal(a, b) for a, b in zip(kept, levels))
 
 
+def test_branches_of_one_feature_go_together_as_far_as_they_are_alike():
+    """ATSS: boxes and centre-ness behind the same convolutions, to the same losses."""
+    net = two_convs(toys.atss())
+    model = build(distill_cfg(net, net, link_of('atss')))
+    head, calls = model.distiller.teacher.model.bbox_head, []
+    head.reg_convs[1].register_forward_hook(lambda *_: calls.append(1))
+    stage = model.distiller.links['head'].stages[1]
+    assert stage._keeps_all and not stage._keeps_input
+    found, ran = [], []
+    for together in (True, False):
+        stage._keeps_all = together
+        model.zero_grad()
+        calls.clear()
+        losses = losses_of(model, detection_batch())
+        sum(v for k, v in losses.items() if k.startswith('loss_kd')).backward()
+        found.append((losses, model.bbox_head.reg_convs[0].conv.weight.grad.clone()))
+        ran.append(len(calls))
+    levels, sides = 5, 2
+    assert ran[1] - ran[0] == levels * sides
+    torch.testing.assert_close(*[gradient for _, gradient in found])
+    torch.testing.assert_close(*[losses['loss_kd_head'] for losses, _ in found])
+
+
 def test_the_teacher_stays_borrowed_in_copies_pickles_and_training():
     net = two_convs(toys.gfl())
     model = build(distill_cfg(net, two_convs(toys.gfl()), link_of('gfl')))
