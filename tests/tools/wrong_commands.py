@@ -69,9 +69,9 @@ CASES.call(
         'mmdet lists https://',
         'retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',
     ),
-    (TEACHER + 'no.pth', 'teacher.checkpoint no.pth', 'does not exist'),
+    (TEACHER + 'no.pth', '--teacher-checkpoint no.pth', 'does not exist'),
     (TEACHER + '{toy}/other.pth', 'teacher.checkpoint', 'cover'),
-    (TEACHER + '{toy}/wide.py', 'teacher.checkpoint', 'is a text'),
+    (TEACHER + '{toy}/wide.py', '--teacher-checkpoint', 'is a text'),
     (
         TEACHER + '{toy}/wide.pth --student-checkpoint {toy}/wide.pth',
         '--student-checkpoint',
