@@ -186,16 +186,19 @@ def check_overrides(cfg, options):
 def _tell_used_up(name, cfg):
     """Warn of a variable: what took its value has it already."""
     value = cfg[name]
-    places = [
+    read = [(path, v) for path, v in _nodes(cfg, ()) if path[0] in RUNNER_KEYS]
+    named = ['.'.join(path) for path, _ in read if path[-1] == name]
+    same = [
         '.'.join(path)
-        for path, found in _nodes(cfg, ())
-        if path[0] in RUNNER_KEYS and type(found) is type(value) and found == value
+        for path, found in read
+        if type(found) is type(value) and found == value
     ]
-    meant = f': {", ".join(places[:3])}' if places else ''
+    places = list(dict.fromkeys(named + same))[:3]
+    meant = f', perhaps {" or ".join(places)}' if places else ''
     print_log(
         f'kd_mm: --cfg-options {name}=...: {name} is a variable of the config, and '
-        'nothing that was made of it when the file was read follows; set the key that '
-        f'has its value{meant}',
+        'nothing that was made of it when the file was read follows; set what is '
+        f'read{meant}',
         'current',
         logging.WARNING,
     )
