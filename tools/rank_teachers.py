@@ -136,13 +136,14 @@ def rank(cfg, args, out):
         model = build_distilled(
             one, args.config, student=args.student, trust=args.trust
         )
-        own = model.distiller.teacher.whole()
+        own = model.distiller.teacher.model
         batches = collect(model, loader)
         device = next(model.parameters()).device
         found = probe(batches, steps=args.steps, seed=args.seed, device=device)
         metric = None
         if args.evaluate:
             evaluator = Evaluator(cfg.val_evaluator)
+            model.distiller.teacher.whole()  # its head comes from the CPU for that
             values = evaluate(
                 own, Runner.build_dataloader(cfg.val_dataloader), evaluator
             )

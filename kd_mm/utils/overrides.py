@@ -38,6 +38,7 @@ RUNNER_KEYS = {
 
 # Variables that we read ourselves, all the same.
 HELPERS = {'test_pipeline'}
+
 # What `Runner` has of its own, and what MMDetection adds under a fixed name.
 HOOK_KEYS = {
     'checkpoint',

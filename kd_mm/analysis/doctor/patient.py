@@ -256,6 +256,7 @@ def reduced(cfg: Config, folder: str, *, student: str | None, images: int) -> Co
     hooks.pop('visualization', None)
     if student:
         cfg.load_from = student
+        cfg.model.pop('inherit', None)  # what a run began with; it has learnt since
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         if loader := cfg.get(key):
             loader.update(num_workers=0, persistent_workers=False)
