@@ -164,13 +164,12 @@ class Patient:
         """A teacher in fp32, its weights rounded where it is stored in half."""
         guide = guide or self.guide
         network, dtype = (guide.whole(), guide.dtype) if guide else (self.model, None)
-        if dtype is not None:
+        if dtype:
             network.float()
         try:
             yield network
         finally:
-            if dtype is not None:
-                network.to(dtype)
+            network.to(dtype)  # None: as it is
 
     def copy(self, *, linked: bool = True) -> Any:
         """A student to be trained and thrown away; it shares the teacher."""
